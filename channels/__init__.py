@@ -1,0 +1,1 @@
+"""The rules of synchronisation: pure, no I/O library is imported here."""

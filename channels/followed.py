@@ -1,0 +1,112 @@
+"""One followed channel: its replica, what waits to be applied, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from channels.changes import Change
+from channels.replica import Replica
+
+
+class Followed:
+    """A channel that this node follows, because somebody watches it or did a moment ago.
+
+    Attributes:
+        replica: The state, `None` until it was first read.
+        references: How many watchers and readers keep the channel followed.
+        known_rev: The newest revision heard of, in the replica's epoch; may be ahead of it.
+        waiting: Changes that came before their elders, by revision.
+        repair_at: When the elders are given up, and read from the log.
+        is_gone: The zone was deleted; nothing follows until it is made again.
+        is_forgotten: Nobody follows it any more; a read under way is for nothing.
+        verified_s: When the database was last asked for the head (monotonic).
+        loading: The read of the state that is under way, shared by all who wait for it.
+        recalling: The read of older changes that is under way, likewise.
+    """
+
+    __slots__ = (
+        "_wakers",
+        "channel",
+        "is_forgotten",
+        "is_gone",
+        "is_repairing",
+        "known_rev",
+        "linger",
+        "loading",
+        "recalling",
+        "references",
+        "repair_at",
+        "replica",
+        "verified_s",
+        "waiting",
+        "waiting_max_changes",
+    )
+
+    def __init__(self, channel: str, *, waiting_max_changes: int) -> None:
+        self.channel = channel
+        self.replica: Replica | None = None
+        self.references = 0
+        self.known_rev = 0
+        self.waiting: dict[int, Change] = {}
+        self.waiting_max_changes = waiting_max_changes
+        self.repair_at: asyncio.TimerHandle | None = None
+        self.linger: asyncio.TimerHandle | None = None
+        self.loading: asyncio.Future[None] | None = None
+        self.recalling: asyncio.Future[None] | None = None
+        self.verified_s = 0.0
+        self.is_repairing = False
+        self.is_gone = False
+        self.is_forgotten = False
+        self._wakers: set[asyncio.Future[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Followed {self.channel} {self.replica!r} {self.references} references>"
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a newer revision is known than the replica has."""
+        return self.replica is not None and self.known_rev > self.replica.rev
+
+    def keep(self, change: Change) -> None:
+        """Keep a change for later; the farthest ahead make room, as they are in the log, too."""
+        self.waiting[change.rev] = change
+        if len(self.waiting) > self.waiting_max_changes:
+            del self.waiting[max(self.waiting)]
+
+    def apply_waiting(self, applied: Callable[[Change], None]) -> None:
+        """Apply what waits and now follows directly; forget what is older or of another epoch."""
+        if self.replica is None:
+            return
+        while (change := self.waiting.pop(self.replica.rev + 1, None)) is not None:
+            if change.epoch == self.replica.epoch:
+                self.replica.apply(change)
+                applied(change)
+        for rev in [rev for rev in self.waiting if rev <= self.replica.rev]:
+            del self.waiting[rev]
+        if not self.is_behind and self.repair_at is not None:
+            self.repair_at.cancel()
+            self.repair_at = None
+
+    def wake(self) -> None:
+        """Wake everybody who waits for the channel to move."""
+        for waker in self._wakers:
+            if not waker.done():
+                waker.set_result(None)
+        self._wakers.clear()
+
+    async def moved(self) -> None:
+        """Wait until the replica moves, is read anew, or is gone. Cancel-safe."""
+        waker = asyncio.get_running_loop().create_future()
+        self._wakers.add(waker)
+        try:
+            await waker
+        finally:
+            self._wakers.discard(waker)
+
+    def stop_timers(self) -> None:
+        """Cancel what was to happen later."""
+        for timer in (self.repair_at, self.linger):
+            if timer is not None:
+                timer.cancel()
+        self.repair_at = self.linger = None

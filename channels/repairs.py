@@ -1,0 +1,288 @@
+"""Repairs: how a replica is brought to the database's head when the bus did not do it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from channels.changes import Change, ChannelState
+from channels.followed import Followed
+from channels.ports import ChangeLog, Observer
+from channels.positions import Position
+from channels.replica import Replica
+from channels.subscribers import EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerConfig:
+    """The bounds of following.
+
+    Attributes:
+        resume_max_changes: Changes remembered per channel, and the farthest that a replica
+            is brought forward by changes rather than read anew.
+        gap_wait_s: How long a newer change waits for its elders before the log is read.
+        linger_s: How long a channel is followed after its last watcher left.
+        repair_max_concurrent: How many reads of the log or of states run at once.
+    """
+
+    resume_max_changes: int = 300
+    gap_wait_s: float = 0.05
+    linger_s: float = 5
+    repair_max_concurrent: int = 8
+
+
+Register = Callable[[], Coroutine[None, None, object]]
+
+
+class Repairs:
+    """Reads of the log and of whole states, one at a time for each channel.
+
+    Args:
+        log: The truth.
+        observer: Told of repairs.
+        config: The bounds.
+        tasks: Owns the reads; ending it ends them.
+        applied: Told of each change right after its replica applied it. Never raises.
+        ended: Told, before a replica is read anew or dropped, why its watchers must go.
+        taken: Told of each replica that was read for the first time.
+    """
+
+    def __init__(
+        self,
+        log: ChangeLog,
+        observer: Observer,
+        config: FollowerConfig,
+        *,
+        tasks: asyncio.TaskGroup,
+        applied: Callable[[Change], None],
+        ended: Callable[[str, EndReason], None],
+        taken: Callable[[Followed], None],
+    ) -> None:
+        self._log = log
+        self._observer = observer
+        self._config = config
+        self._tasks = tasks
+        self._applied = applied
+        self._ended = ended
+        self._taken = taken
+        self._slots = asyncio.Semaphore(config.repair_max_concurrent)
+
+    def note_head(
+        self, followed: Followed, seen: Position, head: Position | None, asked_s: float
+    ) -> None:
+        """Compare a head just read from the database with where the replica was before.
+
+        Args:
+            followed: The channel.
+            seen: The replica's position when the question was sent.
+            head: The answer; `None`: the channel has no head.
+            asked_s: When the question was sent (monotonic).
+        """
+        if followed.replica is None:
+            return
+        replica = followed.replica
+        if replica.epoch != seen.epoch:
+            return
+        followed.verified_s = asked_s
+        if head is None or head.epoch != replica.epoch:
+            self._begin(followed, "epoch")
+        elif head.rev < seen.rev:
+            self._begin(followed, "rewound")
+        elif head.rev > replica.rev:
+            followed.known_rev = max(followed.known_rev, head.rev)
+            self.begin_soon(followed, "head", self._config.gap_wait_s)
+
+    def begin_soon(self, followed: Followed, cause: str, wait_s: float) -> None:
+        """Read the log unless the bus brings what is missing before that."""
+        if followed.repair_at is None and not followed.is_repairing:
+            loop = asyncio.get_running_loop()
+            followed.repair_at = loop.call_later(wait_s, self._begin_if_behind, followed, cause)
+
+    def _begin_if_behind(self, followed: Followed, cause: str) -> None:
+        followed.repair_at = None
+        if followed.is_behind:
+            self._begin(followed, cause)
+
+    def _begin(self, followed: Followed, cause: str) -> None:
+        if not followed.is_repairing:
+            followed.is_repairing = True
+            self._tasks.create_task(self._repair(followed, cause))
+
+    async def _repair(self, followed: Followed, cause: str) -> None:
+        """Bring one replica to the head, by changes where they are retained, else anew."""
+        failed = True
+        try:
+            async with self._slots:
+                by_log = cause not in {"epoch", "rewound"}
+                if not (by_log and await self._repair_from_log(followed, cause)):
+                    await self._read_anew(followed, cause)
+            failed = False
+        except Exception as error:  # noqa: BLE001 - a task boundary
+            # The next comparison of heads finds the channel behind and tries again.
+            self._observer.failed(f"repair of {followed.channel}", error)
+        finally:
+            followed.is_repairing = False
+            followed.wake()
+        if followed.is_behind and not failed:
+            self.begin_soon(followed, "gap", self._config.gap_wait_s)
+
+    async def _repair_from_log(self, followed: Followed, cause: str) -> bool:
+        """Apply what the log retains after the replica; `False`: the state must be read anew."""
+        replica = followed.replica
+        if replica is None or followed.is_gone:
+            return False
+        epoch = replica.epoch
+        limit = self._config.resume_max_changes
+        page = await self._log.read_changes(followed.channel, replica.rev, limit)
+        if followed.is_forgotten:
+            return True
+        if page is None or page.head.epoch != epoch or replica.epoch != epoch:
+            return False
+        if page.floor > replica.rev or page.head.rev - replica.rev > limit:
+            return False
+        for change in page.changes:
+            if change.rev > replica.rev:
+                followed.waiting[change.rev] = change
+        followed.apply_waiting(self._applied)
+        followed.known_rev = max(page.head.rev, replica.rev, *followed.waiting)
+        self._observer.repaired(followed.channel, cause, len(page.changes))
+        return replica.rev >= page.head.rev
+
+    async def load(self, followed: Followed, register: Register) -> None:
+        """Read a channel's state for the first time, or again after its zone was gone.
+
+        Args:
+            followed: The channel.
+            register: Registers on the bus. It comes first, then the database is read: what
+                is committed in between is not missed.
+
+        Cancel-safe: whoever else waits for the same read gets it.
+
+        Raises:
+            UnavailableError: the database can't be asked.
+        """
+        if followed.loading is None:
+            followed.loading = self._share(self._load(followed, register))
+        await asyncio.shield(followed.loading)
+
+    async def _load(self, followed: Followed, register: Register) -> None:
+        try:
+            await register()
+            async with self._slots:
+                state = await self._log.read_state(followed.channel)
+            if not followed.is_forgotten:
+                self._take(followed, state, "load")
+        finally:
+            followed.loading = None
+
+    async def _read_anew(self, followed: Followed, cause: str) -> None:
+        state = await self._log.read_state(followed.channel)
+        replica = followed.replica
+        if followed.is_forgotten or replica is None:
+            return
+        if (
+            state is not None
+            and not followed.is_gone
+            and replica.position.covers(state.position)
+            and cause != "rewound"
+        ):
+            return  # The bus was quicker.
+        self._take(followed, state, cause)
+
+    def _take(self, followed: Followed, state: ChannelState | None, cause: str) -> None:
+        """Make `state` the replica's; who watched the old one has to begin anew."""
+        channel = followed.channel
+        if followed.repair_at is not None:
+            followed.repair_at.cancel()
+            followed.repair_at = None
+        heard_rev = followed.known_rev if followed.replica is None else 0
+        if state is None:
+            followed.is_gone = True
+            followed.waiting.clear()
+        if followed.replica is not None:
+            self._observer.reset(channel, cause if state is not None else "gone")
+            self._ended(channel, EndReason.GONE if state is None else EndReason.ANEW)
+        if state is not None:
+            followed.is_gone = False
+            if followed.replica is None:
+                limit = self._config.resume_max_changes
+                followed.replica = Replica(state, recent_max_changes=limit)
+            else:
+                followed.replica.reset(state)
+            self._taken(followed)
+            followed.known_rev = max(state.position.rev, heard_rev)
+            followed.apply_waiting(self._applied)
+            followed.known_rev = max(followed.known_rev, *followed.waiting, 0)
+            if followed.is_behind:
+                self.begin_soon(followed, "gap", self._config.gap_wait_s)
+        followed.wake()
+
+    async def catch_up(self, followed: Followed) -> None:
+        """Bring the replica to the database's head now. Cancel-safe.
+
+        Raises:
+            UnavailableError: the database can't be asked.
+        """
+        replica = followed.replica
+        if replica is None or followed.is_gone:
+            return
+        seen, asked_s = replica.position, asyncio.get_running_loop().time()
+        heads = await self._log.read_heads([followed.channel])
+        self.note_head(followed, seen, heads.get(followed.channel), asked_s)
+        if followed.repair_at is not None:
+            followed.repair_at.cancel()
+            self._begin_if_behind(followed, "behind")
+        while followed.is_repairing:
+            await followed.moved()
+
+    async def recall(self, followed: Followed, since_rev: int) -> None:
+        """Remember the changes after `since_rev` from the log, if they are retained.
+
+        The whole window of resumable changes is read at once, as others will want it, too.
+        Cancel-safe.
+
+        Raises:
+            UnavailableError: the database can't be asked.
+        """
+        replica = followed.replica
+        if replica is None or since_rev >= replica.oldest_resumable_rev:
+            return
+        if followed.recalling is None:
+            followed.recalling = self._share(self._recall(followed, replica))
+        await asyncio.shield(followed.recalling)
+
+    async def _recall(self, followed: Followed, replica: Replica) -> None:
+        try:
+            oldest = replica.oldest_resumable_rev
+            since_rev = max(0, replica.rev - self._config.resume_max_changes)
+            async with self._slots:
+                page = await self._log.read_changes(followed.channel, since_rev, oldest - since_rev)
+                if page is not None and since_rev < page.floor < oldest:
+                    page = await self._log.read_changes(
+                        followed.channel, page.floor, oldest - page.floor
+                    )
+            if page is not None and page.head.epoch == replica.epoch:
+                replica.remember(page.changes)
+        finally:
+            followed.recalling = None
+
+    def _share(self, work: Coroutine[None, None, None]) -> asyncio.Future[None]:
+        """Start work whose outcome several wait for; a failure is theirs, not the group's."""
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks.create_task(self._settle(work, outcome))
+        return outcome
+
+    async def _settle(
+        self, work: Coroutine[None, None, None], outcome: asyncio.Future[None]
+    ) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            outcome.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a task boundary: it is raised in who waits
+            outcome.set_exception(error)
+            outcome.exception()  # Whoever waited may be gone, which is no news for the log.
+        else:
+            outcome.set_result(None)
