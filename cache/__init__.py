@@ -1,0 +1,1 @@
+"""Copies of the truth, and the fast path between nodes: Redis, or this process alone."""
