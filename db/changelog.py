@@ -1,0 +1,219 @@
+"""The change log as the rules of synchronisation read it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from json import dumps
+from typing import Any, Final
+
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from channels import events
+from channels.changes import Change, ChangePage, ChannelState, Part
+from channels.names import DIRECTORY, zone_id_of
+from channels.positions import Position
+from db.engine import Database
+from db.head_reader import STAMP_POSTGRES, STAMP_SQLITE, HeadReader, UsersStamp
+from db.identity import IDENTITY_SQL, client_epoch, process_identity
+from db.rows import (
+    USERS,
+    ZONES,
+    dict_of_users,
+    select_users,
+    select_users_dict,
+    select_zones,
+    user_of,
+    zone_of,
+)
+from db.types import UtcDateTime
+
+PAGE_MAX_PARTS: Final = 20_000
+"""At most about so many places of other channels are read for one page of changes."""
+CACHED_TRANSACTIONS: Final = 64
+"""So many wide transactions are remembered: all their channels' followers ask for the same."""
+
+_HEAD_POSTGRES: Final = text(
+    f"SELECT epoch, rev, floor, {IDENTITY_SQL} AS identity"  # noqa: S608 - made of constants
+    " FROM channel_heads WHERE channel = :channel"
+)
+_HEAD_SQLITE: Final = text("SELECT epoch, rev, floor FROM channel_heads WHERE channel = :channel")
+_CHANGES: Final = text(
+    "SELECT rev, tx_id, at, span, CAST(events AS text) AS events FROM changes"
+    " WHERE channel = :channel AND rev > :after ORDER BY rev LIMIT :limit"
+).columns(at=UtcDateTime())
+_PARTS_POSTGRES: Final = text(
+    "SELECT tx_id, channel, rev FROM changes WHERE tx_id = ANY(CAST(:txs AS text[]))"
+)
+_PARTS_SQLITE: Final = text(
+    "SELECT tx_id, channel, rev FROM changes WHERE tx_id IN (SELECT value FROM json_each(:txs))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    position: Position
+    floor: int
+
+
+class DatabaseChangeLog:
+    """`channels.ports.ChangeLog` over a database. Every method is bounded and cancel-safe."""
+
+    def __init__(self, database: Database, *, timeout_s: float = 5) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            database: Where to read.
+            timeout_s: The bound of each method, waiting for a connection included.
+        """
+        self._database = database
+        self._timeout_s = timeout_s
+        self._heads = HeadReader(database, timeout_s)
+        self._parts: OrderedDict[str, tuple[Part, ...]] = OrderedDict()
+
+    async def read_state(self, channel: str) -> ChannelState | None:
+        """Read the state, the head and the identity in one database snapshot.
+
+        Returns:
+            The state; `None` when there is no such channel (a zone never made, or gone).
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        zone_id = zone_id_of(channel)
+        async with self._database.snapshot(self._timeout_s) as connection:
+            head = await self._read_head(connection, channel)
+            if head is None:
+                return None
+            zones: dict[str, events.Zone] = {}
+            if channel == DIRECTORY:
+                query = select_zones().order_by(ZONES.c.zone_id)
+                zones = {row.zone_id: zone_of(row) for row in await connection.execute(query)}
+                return ChannelState(channel, head.position, None, {}, zones)
+            zone: events.Zone | None = None
+            if zone_id is not None:
+                one = select_zones().where(ZONES.c.zone_id == zone_id)
+                row = (await connection.execute(one)).one_or_none()
+                if row is None:
+                    return None
+                zone = zone_of(row)
+            # `==` with None is IS NULL; both find their rows by the index.
+            members = select_users().where(USERS.c.zone_id == zone_id)
+            rows = await connection.execute(members.order_by(USERS.c.id))
+            users = {row.id: user_of(row) for row in rows}
+        return ChannelState(channel, head.position, zone, users, zones)
+
+    async def read_changes(self, channel: str, since_rev: int, limit: int) -> ChangePage | None:
+        """Read up to `limit` changes after `since_rev`, with head and floor, in one snapshot.
+
+        Fewer than there are also when transactions over very many channels are among them.
+
+        Returns:
+            The page, its changes with their `parts`; `None` when the channel has no head.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        async with self._database.snapshot(self._timeout_s) as connection:
+            head = await self._read_head(connection, channel)
+            if head is None:
+                return None
+            # Rows up to the floor are being pruned, or are of an older epoch.
+            after = max(since_rev, head.floor)
+            found = await connection.execute(
+                _CHANGES, {"channel": channel, "after": after, "limit": limit}
+            )
+            rows = _bounded(found.all())
+            parts = await self._read_parts(connection, rows)
+        changes = tuple(
+            Change.of_json(
+                channel,
+                Position(head.position.epoch, row.rev),
+                row.tx_id,
+                round(row.at.timestamp() * 1000),
+                row.events.encode(),
+                parts.get(row.tx_id, ()),
+            )
+            for row in rows
+        )
+        return ChangePage(head.position, head.floor, changes)
+
+    async def read_heads(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Read where channels are now; one that has no head is missing.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        return await self._heads.read_heads(channels)
+
+    async def read_stamp(self) -> UsersStamp:
+        """Read the stamp that a copy of all users made now would carry.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        return await self._heads.read_stamp()
+
+    async def read_users_dict(self) -> tuple[UsersStamp, dict[int, dict[str, Any]]]:
+        """Read all users, `{global_id: {id, name, zone_id, version}}`, and their stamp.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        async with self._database.snapshot(self._timeout_s) as connection:
+            if self._database.dialect == "postgresql":
+                row = (await connection.execute(STAMP_POSTGRES)).one()
+                stamp = UsersStamp.of_row(row, row.identity)
+            else:
+                row = (await connection.execute(STAMP_SQLITE)).one()
+                stamp = UsersStamp.of_row(row, process_identity())
+            return stamp, dict_of_users(await connection.execute(select_users_dict()))
+
+    async def close(self) -> None:
+        """Close the connection reserved for heads."""
+        await self._heads.close()
+
+    async def _read_head(self, connection: AsyncConnection, channel: str) -> _Head | None:
+        on_postgres = self._database.dialect == "postgresql"
+        statement: TextClause = _HEAD_POSTGRES if on_postgres else _HEAD_SQLITE
+        row = (await connection.execute(statement, {"channel": channel})).one_or_none()
+        if row is None:
+            return None
+        identity = row.identity if on_postgres else process_identity()
+        return _Head(Position(client_epoch(row.epoch, identity), row.rev), row.floor)
+
+    async def _read_parts(
+        self, connection: AsyncConnection, rows: Sequence[Row[Any]]
+    ) -> dict[str, tuple[Part, ...]]:
+        """Find all places of the transactions that changed more than one channel."""
+        wide = [row.tx_id for row in rows if row.span > 1]
+        parts = {tx: self._parts[tx] for tx in wide if tx in self._parts}
+        missing = [tx for tx in wide if tx not in parts]
+        if missing:
+            on_postgres = self._database.dialect == "postgresql"
+            found = await connection.execute(
+                _PARTS_POSTGRES if on_postgres else _PARTS_SQLITE,
+                {"txs": missing if on_postgres else dumps(missing)},
+            )
+            places: dict[str, list[Part]] = {tx: [] for tx in missing}
+            for row in found:
+                places[row.tx_id].append((row.channel, row.rev))
+            parts.update((tx, tuple(sorted(of_tx))) for tx, of_tx in places.items())
+        for tx in wide:
+            self._parts[tx] = parts[tx]
+            self._parts.move_to_end(tx)
+        while len(self._parts) > CACHED_TRANSACTIONS:
+            self._parts.popitem(last=False)
+        return parts
+
+
+def _bounded(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+    """Return the first rows, one at least, whose transactions have a bounded number of parts."""
+    places = 0
+    for index, row in enumerate(rows):
+        places += row.span
+        if index and places > PAGE_MAX_PARTS:
+            return rows[:index]
+    return rows

@@ -1,0 +1,289 @@
+"""The database of a process: its engines, its sessions, and transactions that are tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import URL, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from channels.ports import UnavailableError
+from channels.positions import Position
+from db import sqlite
+from db.capture import committed_transaction
+from db.completion import run_to_end
+from db.errors import ConflictError
+from db.identity import IDENTITY_SQL, hashed_identity, process_identity
+from db.journal import OUTLET_OPTION, Outlet, Sink
+from db.translation import driver_errors, session_errors, translate_in_driver
+
+DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
+
+Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseConfig:
+    """How to reach the database, and the bounds of asking it.
+
+    Attributes:
+        url: A SQLAlchemy async URL of one of `DRIVERS`; may hold a password.
+        pool_size: Connections kept open (SQLite: of readers; there is one writer).
+        max_overflow: Connections beyond those, closed after use.
+        pool_recycle_s: Age at which a connection is replaced, in seconds.
+        pool_timeout_s: How long to wait for a free connection, in seconds.
+        pool_pre_ping: Whether a connection is tried before it is used.
+        connect_timeout_s: How long connecting may take, in seconds.
+        statement_timeout_s: How long a statement may run on PostgreSQL, in seconds.
+        busy_timeout_ms: How long SQLite waits for another process's write, in milliseconds.
+        max_tries: How often `run_transaction` tries, 1 or more.
+        retry_min_s: The bound of the random wait before the second try; doubled each time.
+        retry_max_s: The bound of the wait before any try, in seconds.
+    """
+
+    url: str = field(repr=False)
+    pool_size: int = 20
+    max_overflow: int = 10
+    pool_recycle_s: float = 3600
+    pool_timeout_s: float = 10
+    pool_pre_ping: bool = True
+    connect_timeout_s: float = 5
+    statement_timeout_s: float = 30
+    busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS
+    max_tries: int = 8
+    retry_min_s: float = 0.01
+    retry_max_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Generic[Value_co]):
+    """What came of a transaction.
+
+    Attributes:
+        value: What its work returned.
+        positions: Where each channel that it changed is now, with the epochs that clients see.
+        tx: The transaction's id; `None` when no channel was changed.
+    """
+
+    value: Value_co
+    positions: Mapping[str, Position]
+    tx: str | None
+
+
+class CommittingSession(AsyncSession):
+    """A session whose `commit` is carried through although its caller is cancelled.
+
+    A commit cut short could have happened or not; subscribers would hear of it only at the
+    next check of heads.
+    """
+
+    async def commit(self) -> None:
+        """Commit; a cancellation that comes meanwhile is raised afterwards."""
+        await run_to_end(super().commit())
+
+
+class Database:
+    """The engines of a process. Made in the event loop that uses it, after any fork.
+
+    Attributes:
+        config: The configuration.
+        engine: Where writers connect. Any session on it is captured and handed to the sink.
+        reader: Where readers connect: the same on PostgreSQL, read-only.
+    """
+
+    def __init__(self, config: DatabaseConfig, sink: Sink | None = None) -> None:
+        """Prepare the engines; nothing is connected yet.
+
+        Args:
+            config: The configuration.
+            sink: Called with each committed transaction, in the task that committed it; must
+                be quick, must not await, and what it raises is only logged.
+
+        Raises:
+            ValueError: the URL isn't one of `DRIVERS`.
+        """
+        self.config = config
+        self._outlet = Outlet(sink)
+        url = make_url(config.url)
+        if url.drivername not in DRIVERS:
+            raise ValueError(f"database URL: begins with none of {', '.join(DRIVERS)}")
+        if url.get_backend_name() == "sqlite":
+            self.engine, self.reader = self._sqlite_engines(url)
+            self._snapshots = self.reader
+        else:
+            self.engine = self._postgres_engine(url)
+            self.reader = self.engine.execution_options(postgresql_readonly=True)
+            self._snapshots = self.reader.execution_options(isolation_level="REPEATABLE READ")
+
+    @property
+    def dialect(self) -> str:
+        """`postgresql` or `sqlite`."""
+        return self.engine.dialect.name
+
+    def attach(self, sink: Sink | None) -> None:
+        """Hand transactions committed from now on to `sink` instead."""
+        self._outlet.sink = sink
+
+    @asynccontextmanager
+    async def get_db(self, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
+        """Open a session that commits at the end of the block, rolls back on errors, and closes.
+
+        Cancelled within the block it rolls back; cancelled while it commits, the commit is
+        carried through first. A race lost is an error here: `run_transaction` tries again.
+
+        Args:
+            read_only: Refuse to write, and don't wait for writers (SQLite).
+
+        Raises:
+            ConflictError: another transaction changed the same rows first.
+            UnavailableError: the database can't be asked.
+            DatabaseError: or another of its kinds, whatever rule the commit broke.
+        """
+        engine = self.reader if read_only else self.engine
+        async with CommittingSession(engine, expire_on_commit=False) as session:
+            with driver_errors():
+                # Now, because what fails in connecting can be told from the caller's errors.
+                _ = await session.connection()
+            with session_errors():
+                yield session
+            if not read_only:
+                with driver_errors():
+                    await session.commit()
+
+    async def run_transaction(
+        self, work: Callable[[AsyncSession], Awaitable[Value]]
+    ) -> Committed[Value]:
+        """Run `work` in a transaction, anew in a fresh session each time that it loses a race.
+
+        Cancel-safe: either nothing is written, or the commit is carried through before the
+        cancellation is raised.
+
+        Args:
+            work: Writes through the session it is given; may be called several times, so it
+                must do nothing else that counts. It doesn't commit.
+
+        Raises:
+            ConflictError: the last try allowed lost, too.
+            UnavailableError: the database can't be asked.
+            DatabaseError: or another of its kinds, from `work` or from the commit.
+        """
+        wait_max_s = self.config.retry_min_s
+        for _ in range(self.config.max_tries - 1):
+            try:
+                return await self._run_once(work)
+            except ConflictError:
+                # A random part of it, so that the losers of one race don't meet again.
+                await asyncio.sleep(random.uniform(0, wait_max_s))  # noqa: S311 - no secret
+                wait_max_s = min(wait_max_s * 2, self.config.retry_max_s)
+        return await self._run_once(work)
+
+    @asynccontextmanager
+    async def snapshot(self, timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """Open a connection whose statements all see the database as it is at the first one.
+
+        Args:
+            timeout_s: The bound of the whole block.
+
+        Raises:
+            UnavailableError: the database can't be asked, or not in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                with driver_errors():
+                    async with self._snapshots.connect() as connection:
+                        yield connection
+        except TimeoutError as error:
+            raise UnavailableError("database", "no answer in time") from error
+
+    async def identity(self) -> str:
+        """Return the database's identity, hashed to 16 hex digits.
+
+        Raises:
+            UnavailableError: the database can't be asked.
+        """
+        if self.dialect == "sqlite":
+            return hashed_identity(process_identity())
+        async with self.snapshot() as connection:
+            found = await connection.scalar(text(f"SELECT {IDENTITY_SQL}"))
+        return hashed_identity(str(found))
+
+    async def close(self) -> None:
+        """Close all connections that are not in use."""
+        await self.engine.dispose()
+        if self.reader is not self.engine:
+            await self.reader.dispose()
+
+    async def _run_once(self, work: Callable[[AsyncSession], Awaitable[Value]]) -> Committed[Value]:
+        async with self.get_db() as session:
+            value = await work(session)
+        transaction = committed_transaction(session.sync_session)
+        if transaction is None:
+            return Committed(value, {}, None)
+        return Committed(value, transaction.positions, transaction.tx)
+
+    def _engine(self, url: URL, **options: Any) -> AsyncEngine:
+        engine = create_async_engine(
+            url,
+            execution_options={OUTLET_OPTION: self._outlet},
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+            pool_timeout=self.config.pool_timeout_s,
+            **options,
+        )
+        event.listen(engine.sync_engine, "handle_error", translate_in_driver)
+        return engine
+
+    def _postgres_engine(self, url: URL) -> AsyncEngine:
+        config = self.config
+        engine = self._engine(
+            url,
+            pool_size=config.pool_size,
+            max_overflow=config.max_overflow,
+            pool_recycle=config.pool_recycle_s,
+            pool_pre_ping=config.pool_pre_ping,
+            connect_args={
+                "timeout": config.connect_timeout_s,
+                # For a server that doesn't answer at all; one that does stops earlier.
+                "command_timeout": config.statement_timeout_s + 2,
+                "server_settings": {
+                    "application_name": "zonecast",
+                    "default_transaction_isolation": "read committed",
+                    "statement_timeout": str(round(config.statement_timeout_s * 1000)),
+                },
+            },
+        )
+        event.listen(engine.sync_engine, "connect", _make_commits_durable)
+        return engine
+
+    def _sqlite_engines(self, url: URL) -> tuple[AsyncEngine, AsyncEngine]:
+        busy_timeout_ms = self.config.busy_timeout_ms
+        # One writer: more would only wait for each other in the database.
+        writer = self._engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0)
+        sqlite.set_up(writer.sync_engine, read_only=False, busy_timeout_ms=busy_timeout_ms)
+        if sqlite.is_in_memory(url):
+            # The database is its connection, and a connection has one transaction at a time.
+            return writer, writer
+        reader = self._engine(
+            url, pool_size=self.config.pool_size, max_overflow=self.config.max_overflow
+        )
+        sqlite.set_up(reader.sync_engine, read_only=True, busy_timeout_ms=busy_timeout_ms)
+        return writer, reader
+
+
+def _make_commits_durable(connection: Any, _record: object) -> None:
+    """Let a commit that subscribers see survive a crash; a stricter setting is left alone."""
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false)"
+        " WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()

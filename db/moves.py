@@ -1,0 +1,125 @@
+"""Many users at once: rows locked in one order, written by one statement, captured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from json import dumps
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, bindparam, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.util import identity_key
+
+from channels import events
+from db.capture import journal_of
+from db.errors import ConflictError
+from db.models import User
+from db.net_effect import UserBefore
+from db.rows import USERS, ZONES, among, select_users, user_of
+from db.types import UtcDateTime, utc_now
+
+Move = tuple[events.User, str | None]
+"""A user as its locked row has it, and the zone where it goes; `None`: into no zone."""
+
+_MOVE_POSTGRES: Final = text(
+    """UPDATE users SET zone_id = m.zone_id, version = version + 1, updated_at = :now
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:zone_ids AS text[])) AS m(id, zone_id)
+    WHERE users.id = m.id RETURNING users.id, users.version"""
+).bindparams(bindparam("now", type_=UtcDateTime()))
+_MOVE_SQLITE: Final = text(
+    """UPDATE users SET zone_id = json_extract(m.value, '$[1]'), version = version + 1,
+        updated_at = :now
+    FROM json_each(:moves) AS m
+    WHERE users.id = json_extract(m.value, '$[0]') RETURNING users.id, users.version"""
+).bindparams(bindparam("now", type_=UtcDateTime()))
+
+
+async def hold_zones(db: AsyncSession, zone_ids: Collection[str]) -> set[str]:
+    """Keep zones from being deleted until the transaction ends; return those that exist.
+
+    Before any user is locked: who deletes a zone locks it, and then the users in it.
+    """
+    if not zone_ids:
+        return set()
+    connection = await db.connection()
+    query = (
+        select(ZONES.c.zone_id)
+        .where(among(ZONES.c.zone_id, sorted(zone_ids), connection.dialect.name))
+        .order_by(ZONES.c.zone_id)
+        .with_for_update(read=True, key_share=True)
+    )
+    return set((await connection.execute(query)).scalars())
+
+
+async def lock_users(db: AsyncSession, condition: ColumnElement[bool]) -> list[events.User]:
+    """Lock users for writing, in the order of their ids, and return them as they are."""
+    connection = await db.connection()
+    query = select_users().where(condition).order_by(USERS.c.id).with_for_update(key_share=True)
+    return [user_of(row) for row in await connection.execute(query)]
+
+
+async def move_users(db: AsyncSession, moves: Sequence[Move]) -> None:
+    """Move locked users, each into another zone than it is in, by one statement.
+
+    Objects of the session that stand for them are read anew.
+
+    Raises:
+        ConflictError: a row wasn't as it was locked, which only a write past the locks does.
+    """
+    if not moves:
+        return
+    connection = await db.connection()
+    rows: Sequence[Row[Any]]
+    if connection.dialect.name == "postgresql":
+        values: dict[str, Any] = {
+            "ids": [user.id for user, _ in moves],
+            "zone_ids": [zone_id for _, zone_id in moves],
+        }
+        rows = (await connection.execute(_MOVE_POSTGRES, {**values, "now": utc_now()})).all()
+    else:
+        pairs = dumps([(user.id, zone_id) for user, zone_id in moves])
+        rows = (await connection.execute(_MOVE_SQLITE, {"moves": pairs, "now": utc_now()})).all()
+    versions = {row.id: row.version for row in rows}
+    journal = await connection.run_sync(lambda plain: journal_of(db.sync_session, plain))
+    for user, zone_id in moves:
+        if versions.get(user.id) != user.version + 1:
+            raise ConflictError("stale")
+        after = events.User(
+            user.id, user.global_id, user.name, zone_id, user.attributes, user.version + 1
+        )
+        journal.touch_user(user.id, UserBefore(user.zone_id, user.version), after)
+    ids = [user.id for user, _ in moves]
+    loaded = [user_id for user_id in ids if identity_key(User, user_id) in db.identity_map]
+    if loaded:
+        query = select(User).where(among(USERS.c.id, loaded, connection.dialect.name))
+        await db.execute(query.execution_options(populate_existing=True))
+
+
+async def insert_users(db: AsyncSession, new: Sequence[User]) -> list[User]:
+    """Insert users that no session knows by one statement.
+
+    Returns:
+        The users as the session knows them now, in the order given.
+    """
+    connection = await db.connection()
+    rows = [
+        {
+            "global_id": user.global_id,
+            "name": user.name,
+            "zone_id": user.zone_id,
+            "attributes": user.attributes,
+            "version": 1,
+        }
+        for user in new
+    ]
+    if not rows:
+        return []
+    # Not sorted by parameters, which SQLite would do row by row: global ids tell who is who.
+    inserted = await connection.execute(insert(USERS).returning(USERS.c.id), rows)
+    ids = list(inserted.scalars())
+    found = await db.scalars(select(User).where(among(USERS.c.id, ids, connection.dialect.name)))
+    made = {user.global_id: user for user in found}
+    journal = await connection.run_sync(lambda plain: journal_of(db.sync_session, plain))
+    for user_id in ids:
+        journal.touch_user(user_id, None)
+    return [made[user.global_id] for user in new]

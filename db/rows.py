@@ -1,0 +1,92 @@
+"""Rows of users and zones as they are read for clients, without the ORM."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    String,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import JSON, TypeEngine
+
+from channels import events
+from db.models import User, Zone
+
+USERS: Final = User.__table__
+ZONES: Final = Zone.__table__
+USER_COLUMNS: Final = (
+    USERS.c.id,
+    USERS.c.global_id,
+    USERS.c.name,
+    USERS.c.zone_id,
+    USERS.c.attributes,
+    USERS.c.version,
+)
+ZONE_COLUMNS: Final = (ZONES.c.zone_id, ZONES.c.name, ZONES.c.attributes)
+
+
+def among(
+    column: ColumnElement[Any], keys: Collection[int] | Collection[str], dialect: str
+) -> ColumnElement[bool]:
+    """Say that `column` is one of `keys`, with all of them as one bound parameter.
+
+    However many keys, the statement is the same: it is prepared once, and no driver's limit
+    of parameters is met.
+    """
+    if dialect == "postgresql":
+        # Not the column's own type: a cast to varchar(64) would cut longer keys to fit.
+        kind: TypeEngine[Any] = ARRAY(Text() if isinstance(column.type, String) else BigInteger())
+        return column == any_(cast(bindparam(None, list(keys), kind), kind))
+    values = func.json_each(bindparam(None, list(keys), JSON())).table_valued("value")
+    return column.in_(select(values.c.value))
+
+
+def select_users() -> Select[Any]:
+    """Select what clients see of users."""
+    return select(*USER_COLUMNS)
+
+
+def select_zones() -> Select[Any]:
+    """Select what clients see of zones."""
+    return select(*ZONE_COLUMNS)
+
+
+def user_of(row: Row[Any]) -> events.User:
+    """Make what clients see of a user from a row of `USER_COLUMNS`."""
+    return events.User(row.id, row.global_id, row.name, row.zone_id, row.attributes, row.version)
+
+
+def zone_of(row: Row[Any]) -> events.Zone:
+    """Make what clients see of a zone from a row of `ZONE_COLUMNS`."""
+    return events.Zone(row.zone_id, row.name, row.attributes)
+
+
+def select_users_dict() -> Select[Any]:
+    """Select what the dict of all users holds."""
+    columns = (USERS.c.global_id, USERS.c.id, USERS.c.name, USERS.c.zone_id, USERS.c.version)
+    return select(*columns).order_by(USERS.c.id)
+
+
+def dict_of_users(rows: Iterable[Row[Any]]) -> dict[int, dict[str, Any]]:
+    """Make the dict of all users: `{global_id: {id, name, zone_id, version}}`."""
+    return {
+        row.global_id: {
+            "id": row.id,
+            "name": row.name,
+            "zone_id": row.zone_id,
+            "version": row.version,
+        }
+        for row in rows
+    }

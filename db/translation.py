@@ -1,0 +1,175 @@
+"""Where errors of drivers end: the one table that says what each of them means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import exc
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.orm.exc import StaleDataError
+
+from channels.ports import UnavailableError
+from db.errors import (
+    ConflictError,
+    DatabaseError,
+    DuplicateError,
+    InvalidValueError,
+    NotFoundError,
+    ZoneOccupiedError,
+)
+
+_CONFLICTS: Final = {
+    "40001": "serialization",
+    "40P01": "deadlock",
+    "55P03": "locked",
+}
+"""SQLSTATEs after which the same transaction, tried anew, may succeed."""
+
+_UNAVAILABLE: Final = {
+    "08": "connection lost",
+    "28": "not authorised",
+    "3D": "no such database",
+    "53": "out of resources",
+    "57": "interrupted or shutting down",
+    "58": "system error",
+    "25006": "read-only",
+    "42P01": "tables are missing: migrate first",
+    "42703": "tables are of another release: migrate first",
+}
+"""SQLSTATEs, or their first two characters, of a database that can't serve now."""
+
+_UNFIT: Final = "not a value that the column takes"
+_INVALID: Final = {
+    "22": _UNFIT,
+    "23502": "missing",
+    "23514": "out of range",
+}
+"""SQLSTATEs, or their first two characters, of values that no table can hold."""
+
+_USER_KEYS: Final = ("uq_users_global_id", "users.global_id", "pk_users", "users.id")
+_ZONE_KEYS: Final = ("pk_zones", "zones.zone_id")
+_KEY: Final = re.compile(r"Key \((\w+)\)=\((.*?)\)")
+
+
+@contextmanager
+def session_errors() -> Iterator[None]:
+    """Translate what SQLAlchemy raises in a block that holds other people's code, too.
+
+    Their own errors, and mistakes in the use of SQLAlchemy, are no driver's errors and pass.
+
+    Raises:
+        DatabaseError: or one of its kinds.
+        UnavailableError: the database can't be asked.
+    """
+    try:
+        yield
+    except (StaleDataError, exc.DBAPIError, exc.TimeoutError) as error:
+        raise translate(error) from error
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Translate what comes out of a driver in a block that holds only code of this package.
+
+    That are also errors that SQLAlchemy lets pass as they are: of connecting, of waiting, of
+    values that can't be sent.
+
+    Raises:
+        DatabaseError: or one of its kinds.
+        UnavailableError: the database can't be asked.
+    """
+    try:
+        with session_errors():
+            yield
+    except (OSError, TimeoutError, OverflowError, UnicodeEncodeError) as error:
+        raise translate(error) from error
+
+
+def translate_in_driver(context: ExceptionContext) -> Exception | None:
+    """Translate where a driver raises, what could not be told from other people's errors later.
+
+    To be listened with to `handle_error` of an engine.
+    """
+    error = context.original_exception
+    if isinstance(error, OSError | TimeoutError | OverflowError | UnicodeEncodeError):
+        return translate(error)
+    return None
+
+
+def translate(error: Exception) -> Exception:
+    """Say what a driver's error means; the message never holds values or secrets."""
+    match error:
+        case StaleDataError():
+            meaning: Exception = ConflictError("stale")
+        case exc.TimeoutError():
+            meaning = UnavailableError("database", "no connection is free")
+        case TimeoutError():
+            meaning = UnavailableError("database", "no answer in time")
+        case OSError():
+            meaning = UnavailableError("database", error.strerror or type(error).__name__)
+        case OverflowError() | UnicodeEncodeError():
+            meaning = InvalidValueError("value", _UNFIT)
+        case exc.IntegrityError():
+            meaning = _broken_constraint(error)
+        case exc.DBAPIError():
+            meaning = _dbapi_error(error)
+        case _:
+            meaning = error
+    return meaning
+
+
+def _dbapi_error(error: exc.DBAPIError) -> Exception:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return _without_sqlstate(error)
+    if state in _CONFLICTS:
+        return ConflictError(_CONFLICTS[state])
+    for table, make in (
+        (_UNAVAILABLE, lambda reason: UnavailableError("database", reason)),
+        (_INVALID, lambda reason: InvalidValueError("value", reason)),
+    ):
+        reason = table.get(state) or table.get(state[:2])
+        if reason is not None:
+            return make(reason)
+    return DatabaseError(f"the database refused: SQLSTATE {state}")
+
+
+def _without_sqlstate(error: exc.DBAPIError) -> Exception:
+    """Tell apart what SQLite, and a driver that lost its connection, say only in words."""
+    words = str(error.orig)
+    if "database is locked" in words or "database table is locked" in words:
+        return ConflictError("locked")
+    if "no such table" in words or "no such column" in words:
+        return UnavailableError("database", "tables are missing: migrate first")
+    # asyncpg checks values itself before it sends them.
+    cause = error.orig.__cause__ if error.orig is not None else None
+    if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
+        return InvalidValueError("value", _UNFIT)
+    if isinstance(error, exc.OperationalError | exc.InterfaceError) or (
+        error.connection_invalidated
+    ):
+        kind = type(error.orig).__name__ if error.orig else type(error).__name__
+        return UnavailableError("database", f"connection or storage failed: {kind}")
+    return DatabaseError(f"the database refused: {type(error.orig).__name__}")
+
+
+def _broken_constraint(error: exc.IntegrityError) -> Exception:
+    """Name the rule of ours that a constraint stands for."""
+    words = str(error.orig)
+    found = _KEY.search(words)
+    key = found[2] if found else None
+    if any(name in words for name in _USER_KEYS):
+        return DuplicateError("user", int(key) if key else None)
+    if any(name in words for name in _ZONE_KEYS):
+        return DuplicateError("zone", key)
+    if "still referenced" in words:
+        return ZoneOccupiedError(key, None)
+    if "fk_users_zone_id_zones" in words:
+        return NotFoundError("zone", key)
+    if "FOREIGN KEY constraint failed" in words:
+        deleting = (error.statement or "").lstrip().upper().startswith("DELETE")
+        return ZoneOccupiedError(None, None) if deleting else NotFoundError("zone", None)
+    return InvalidValueError("value", "breaks a rule of the tables")

@@ -1,0 +1,275 @@
+"""Users: reading and writing them. Functions flush and never commit: their caller does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db.errors import (
+    DuplicateError,
+    InvalidValueError,
+    NotFoundError,
+    VersionMismatchError,
+)
+from db.models import User
+from db.moves import hold_zones, insert_users, lock_users, move_users
+from db.rows import USERS, among, dict_of_users, select_users_dict
+from db.translation import driver_errors
+
+CHANGEABLE: Final = frozenset({"global_id", "name", "zone_id", "attributes"})
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user to be made.
+
+    Attributes:
+        global_id: Unique, 0 to 2**53 - 1.
+        name: 1 to 200 characters.
+        zone_id: The zone where it is; `None`: in none.
+        attributes: Whatever JSON can hold.
+    """
+
+    global_id: int
+    name: str
+    zone_id: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A move of one user, named by either of its ids; `zone_id=None`: into no zone."""
+
+    user_id: int | None = None
+    global_id: int | None = None
+    zone_id: str | None
+
+
+async def get_all_users(
+    db: AsyncSession,
+    skip: int = 0,
+    limit: int = 100,
+    *,
+    zone_id: str | None = None,
+    global_id: int | None = None,
+) -> list[User]:
+    """Return a page of users in the order of their ids, of all or of those that match."""
+    query = select(User).order_by(User.id).offset(skip).limit(limit)
+    if zone_id is not None:
+        query = query.where(User.zone_id == zone_id)
+    if global_id is not None:
+        query = query.where(User.global_id == global_id)
+    with driver_errors():
+        return list(await db.scalars(query))
+
+
+async def get_user_by_id(db: AsyncSession, user_id: int) -> User | None:
+    """Return a user, `None` when there is none with this id."""
+    with driver_errors():
+        return await db.get(User, user_id)
+
+
+async def count_users(db: AsyncSession) -> int:
+    """Count all users."""
+    with driver_errors():
+        return await db.scalar(select(func.count()).select_from(User)) or 0
+
+
+async def get_users_dict(db: AsyncSession) -> dict[int, dict[str, Any]]:
+    """Return all users by their global ids: `{global_id: {id, name, zone_id, version}}`."""
+    with driver_errors():
+        return dict_of_users(await db.execute(select_users_dict()))
+
+
+async def create_user(
+    db: AsyncSession,
+    *,
+    global_id: int,
+    name: str,
+    zone_id: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> User:
+    """Make a user.
+
+    Raises:
+        DuplicateError: the global id is taken.
+        NotFoundError: there is no such zone.
+        InvalidValueError: a value that the table can't hold.
+    """
+    user = User(global_id=global_id, name=name, zone_id=zone_id, attributes=dict(attributes or {}))
+    db.add(user)
+    try:
+        with driver_errors():
+            await db.flush()
+    except DuplicateError as error:
+        raise DuplicateError("user", global_id) from error
+    except NotFoundError as error:
+        raise NotFoundError("zone", zone_id) from error
+    return user
+
+
+async def bulk_create_users(db: AsyncSession, users: Sequence[NewUser]) -> list[User]:
+    """Make users, all or none, by one INSERT; they are returned in the order given.
+
+    Raises:
+        DuplicateError: a global id is taken, or given twice; `index` is its row.
+        NotFoundError: there is no such zone; `index` is the first row that names it.
+        InvalidValueError: a value that the table can't hold.
+    """
+    made = [
+        User(
+            global_id=new.global_id,
+            name=new.name,
+            zone_id=new.zone_id,
+            attributes=dict(new.attributes),
+        )
+        for new in users
+    ]
+    try:
+        with driver_errors():
+            await db.flush()
+            await _check_new_users(db, users)
+            return await insert_users(db, made)
+    except DuplicateError as error:
+        if error.index is not None or error.key is None:
+            raise
+        # Somebody else made it after the look-up.
+        index = [new.global_id for new in users].index(int(error.key))
+        raise DuplicateError("user", error.key, index) from error
+
+
+async def update_user(
+    db: AsyncSession,
+    user_id: int,
+    changes: Mapping[str, Any],
+    *,
+    expected_version: int | None = None,
+) -> User:
+    """Set some of a user's `global_id`, `name`, `zone_id` and `attributes`.
+
+    Raises:
+        NotFoundError: there is no such user, or no such zone.
+        VersionMismatchError: the user isn't at `expected_version`.
+        DuplicateError: the global id is taken.
+        InvalidValueError: a value that the table can't hold, or a field that can't be set.
+    """
+    for unknown in sorted(changes.keys() - CHANGEABLE):
+        raise InvalidValueError(unknown, "can't be set")
+    user = await _lock_user(db, user_id, expected_version)
+    for key, value in changes.items():
+        setattr(user, key, value)
+    try:
+        with driver_errors():
+            await db.flush()
+    except DuplicateError as error:
+        raise DuplicateError("user", changes.get("global_id")) from error
+    except NotFoundError as error:
+        raise NotFoundError("zone", changes.get("zone_id")) from error
+    return user
+
+
+async def delete_user(
+    db: AsyncSession, user_id: int, *, expected_version: int | None = None
+) -> None:
+    """Delete a user.
+
+    Raises:
+        NotFoundError: there is no such user.
+        VersionMismatchError: the user isn't at `expected_version`.
+    """
+    user = await _lock_user(db, user_id, expected_version)
+    with driver_errors():
+        await db.delete(user)
+        await db.flush()
+
+
+async def transfer_user_to_zone(db: AsyncSession, user_id: int, zone_id: str | None) -> User:
+    """Move a user into a zone, or into none; where it is already, nothing happens.
+
+    Raises:
+        NotFoundError: there is no such user, or no such zone.
+    """
+    return await update_user(db, user_id, {"zone_id": zone_id})
+
+
+async def transfer_users(db: AsyncSession, transfers: Sequence[Transfer]) -> list[User]:
+    """Move users as one, in the order given, by a handful of statements however many.
+
+    A user may occur more than once; what counts is where it ends, and if that is where it
+    was, nothing happens to it.
+
+    Returns:
+        Each user named, as it is afterwards, once, in the order of first mention.
+
+    Raises:
+        NotFoundError: there is no such user or zone; `index` is the row. Nothing was moved.
+        InvalidValueError: a row doesn't name its user by exactly one of its ids.
+    """
+    for row in transfers:
+        if (row.user_id is None) == (row.global_id is None):
+            raise InvalidValueError("user_id", "give either user_id or global_id")
+    with driver_errors():
+        await db.flush()
+        connection = await db.connection()
+        dialect = connection.dialect.name
+        targets = {row.zone_id for row in transfers if row.zone_id is not None}
+        zones = await hold_zones(db, targets)
+        ids = [row.user_id for row in transfers if row.user_id is not None]
+        global_ids = [row.global_id for row in transfers if row.global_id is not None]
+        named = or_(among(USERS.c.id, ids, dialect), among(USERS.c.global_id, global_ids, dialect))
+        users = await lock_users(db, named)
+        by_id = {user.id: user for user in users}
+        id_of = {user.global_id: user.id for user in users}
+        ends: dict[int, str | None] = {}
+        for index, row in enumerate(transfers):
+            user_id = row.user_id if row.user_id is not None else id_of.get(row.global_id or 0)
+            if user_id is None or user_id not in by_id:
+                key = row.user_id if row.user_id is not None else row.global_id
+                raise NotFoundError("user", key, index)
+            if row.zone_id is not None and row.zone_id not in zones:
+                raise NotFoundError("zone", row.zone_id, index)
+            ends[user_id] = row.zone_id
+        moves = [(user, ends[user.id]) for user in users if user.zone_id != ends[user.id]]
+        await move_users(db, moves)
+        query = select(User).where(among(USERS.c.id, list(ends), dialect))
+        found = await db.scalars(query.execution_options(populate_existing=True))
+        objects = {user.id: user for user in found}
+        return [objects[user_id] for user_id in ends]
+
+
+async def _lock_user(db: AsyncSession, user_id: int, expected_version: int | None) -> User:
+    query = (
+        select(User)
+        .where(User.id == user_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    with driver_errors():
+        user = await db.scalar(query)
+    if user is None:
+        raise NotFoundError("user", user_id)
+    if expected_version is not None and user.version != expected_version:
+        raise VersionMismatchError(expected_version, user.version)
+    return user
+
+
+async def _check_new_users(db: AsyncSession, users: Sequence[NewUser]) -> None:
+    zones = await hold_zones(db, {new.zone_id for new in users if new.zone_id is not None})
+    connection = await db.connection()
+    global_ids = [new.global_id for new in users]
+    found = await connection.execute(
+        select(USERS.c.global_id).where(
+            among(USERS.c.global_id, global_ids, connection.dialect.name)
+        )
+    )
+    taken = set(found.scalars())
+    for index, new in enumerate(users):
+        if new.global_id in taken:
+            raise DuplicateError("user", new.global_id, index)
+        if new.zone_id is not None and new.zone_id not in zones:
+            raise NotFoundError("zone", new.zone_id, index)
+        taken.add(new.global_id)
