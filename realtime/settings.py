@@ -23,71 +23,123 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The configuration of a node. Names carry their unit; each is a bound that is tested."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     # Where to listen.
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65_535)
+    """Port to listen on; 0 picks a free one."""
     workers: int = Field(default=1, ge=1, le=64)
+    """Serving processes; more than one needs PostgreSQL and Redis."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal, else `json`."""
     node_name: str = Field(default="", max_length=64)
+    """Begins the node's id, which clients and logs show."""
     listen_backlog: Count = 4_096
+    """Connections that may wait to be accepted."""
 
     # The truth.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///zonecast.db")
+    """SQLAlchemy async URL of the truth: `sqlite+aiosqlite://` or `postgresql+asyncpg://`."""
     pool_size: Count = 20
+    """Database connections kept open."""
     max_overflow: int = Field(default=10, ge=0, le=10_000)
+    """Database connections opened beyond the pool under load."""
     pool_recycle_s: Positive = 3_600
+    """Age at which a pooled connection is replaced."""
     pool_timeout_s: Positive = 5
+    """Longest wait for a free connection; then 503."""
     pool_pre_ping: bool = True
+    """Test a pooled connection before it is used."""
     statement_timeout_s: Positive = 10
+    """Longest run of one statement."""
     transaction_max_tries: int = Field(default=8, ge=1, le=100)
+    """Tries of a write that loses a race, a deadlock included; then 409."""
 
     # The fast path and the cache.
     redis_url: SecretStr | None = None
+    """Bus and cache between nodes; none: one process alone."""
     redis_prefix: str = Field(default="zonecast", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Begins every Redis key and channel; nodes of one service share it."""
     redis_timeout_s: Positive = 1
+    """Longest wait for Redis."""
     bus_confirm_s: Positive = 0.25
+    """Longest wait of a first watcher for the bus to confirm."""
     bus_heartbeat_interval_s: Positive = 1
+    """How often a node publishes to itself."""
     bus_deaf_after_s: Positive = 3
+    """Silence of the own heartbeat after which the bus counts as deaf."""
     bus_message_max_bytes: Count = 65_536
+    """Larger changes travel as a position and are read from the log."""
     outbox_max_transactions: Count = 10_000
+    """Committed transactions that may wait for the bus; beyond, head checks bring them."""
     users_dict_ttl_s: Positive = 300
+    """Life of the cached users dict."""
 
     # Synchronisation.
     resume_max_changes: Count = 300
+    """Changes remembered per channel; who is farther behind gets the state anew."""
     gap_wait_s: Positive = 0.05
+    """How long a change waits for its elder before the log is read."""
     head_check_interval_s: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Pause between comparisons of all followed channels with the database."""
     stale_after_s: Positive = 2
+    """Heads unverified for this long make the picture `stale`."""
     follow_linger_s: float = Field(default=5, ge=0, le=3_600)
+    """How long a channel is followed after its last watcher left."""
     atomic_wait_s: Positive = 2
+    """How long a connection waits for the rest of a transaction before it resumes by channel."""
     min_position_wait_s: Positive = 2
-    snapshot_max_bytes: Count = 16_777_216
+    """Longest wait for `min=` before the database itself is asked."""
+    snapshot_max_bytes: int = Field(default=16_777_216, ge=1, le=1_073_741_824)
+    """Larger snapshots are refused: error 106, HTTP 413."""
 
     # Connections.
     max_connections: Count = 20_000
+    """WebSocket and SSE connections of a node."""
     max_subscriptions_per_connection: Count = 1_024
-    max_message_bytes: Count = 65_536
-    max_commands_per_message: Count = 1_024
+    """Channels on one connection."""
+    max_message_bytes: Count = 262_144
+    """Largest WebSocket message of a client."""
+    max_commands_per_message: Count = 2_048
+    """Commands in one message."""
     connect_timeout_s: Positive = 10
+    """A connection that has not sent `connect` by then is cut."""
     ping_interval_s: Positive = 25
+    """Pause between pings."""
     pong_timeout_s: Positive = 8
+    """A ping unanswered for this long ends the connection."""
     slow_buffer_max_bytes: Count = 1_048_576
+    """Unsent bytes of a connection beyond which nothing more is queued for it."""
     slow_drain_timeout_s: Positive = 30
+    """A connection that has not drained by then is cut."""
     history_max_changes: Count = 300
+    """Changes in one `history` reply or page of changes."""
 
     # Server-sent events.
     sse_max_zones: int = Field(default=64, ge=1, le=64)
+    """Zones on one event stream."""
     sse_keepalive_interval_s: Positive = 15
+    """Pause between keep-alive comments."""
     sse_retry_ms: Count = 2_000
+    """Reconnection pause told to `EventSource`."""
 
     # HTTP.
     max_body_bytes: Count = 1_048_576
+    """Largest request body; then 413."""
     request_timeout_s: Positive = 30
+    """Longest work on a request; then 503."""
     long_poll_max_s: Positive = 30
+    """Longest `wait_s` of a page of changes."""
     keep_alive_timeout_s: Positive = 75
+    """Idle HTTP connections are closed after this."""
     shutdown_timeout_s: Positive = 10
+    """Longest wait for clients to leave when the node stops."""
 
     @field_validator("database_url")
     @classmethod
@@ -156,3 +208,15 @@ def load_settings(**given: object) -> Settings:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
         raise SettingsError(name + str(first["msg"]).removeprefix("Value error, ")) from None
+
+
+def settings_table() -> str:
+    """Write all settings with their defaults and meanings as a Markdown table."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = "none" if default is None else "empty" if default == "" else f"`{default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,100 @@
+"""The boundary of the HTTP API: what holds for every request before a route is known."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from realtime.api.problems import Kind, ProblemError, problem_response, status_response
+from realtime.node import node_of
+
+UNMATCHED = "unmatched"
+"""The route in figures of requests that no route took: paths are of the client's making."""
+
+
+class Boundary:
+    """Counts requests, bounds bodies, and turns what nobody caught into a plain 500.
+
+    Pure ASGI: streams, WebSockets and the lifespan pass through untouched.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            exchange.check_declared()
+            await self._app(scope, exchange.receive, exchange.send)
+        except ProblemError as error:
+            if exchange.started:
+                raise
+            response = problem_response(error.kind, error.detail, error.fields)
+            await response(scope, receive, exchange.send)
+        except Exception:
+            log = structlog.stdlib.get_logger("zonecast.http")
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            if exchange.started:
+                # Only the server can make a truncated answer look like one: it drops the line.
+                raise
+            await status_response(500)(scope, receive, exchange.send)
+
+
+class _Exchange:
+    """One request with its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        node = node_of(request)
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._metrics = node.metrics
+        self._began_s = time.perf_counter()
+        self._received_bytes = 0
+        self._max_bytes = node.settings.max_body_bytes
+        self._declared = request.headers.get("content-length", "")
+        self.started = False
+
+    def check_declared(self) -> None:
+        """Refuse a body over the limit before it is sent.
+
+        Raises:
+            ProblemError: it is.
+        """
+        declared = self._declared
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> ProblemError:
+        detail = f"a body may have {self._max_bytes} bytes"
+        return ProblemError(Kind.BODY_TOO_LARGE, detail, {"max_body_bytes": self._max_bytes})
+
+    async def receive(self) -> Message:
+        """Pass the body on as far as it is within the limit."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received_bytes += len(message.get("body", b""))
+            if self._received_bytes > self._max_bytes:
+                raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on; its first part is what is counted, so that streams count, too."""
+        if message["type"] == "http.response.start" and not self.started:
+            self.started = True
+            route = getattr(self._scope.get("route"), "path", UNMATCHED)
+            self._metrics.request_answered(
+                route,
+                self._scope["method"],
+                message["status"],
+                time.perf_counter() - self._began_s,
+            )
+        await self._send(message)

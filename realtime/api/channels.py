@@ -1,0 +1,174 @@
+"""A zone's channel over HTTP: its state at one position, and its changes after another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated
+
+import msgspec
+from fastapi import Query, Request, Response
+
+from channels.changes import Change, ChangePage
+from channels.feed import UnknownChannelError
+from channels.names import zone_channel
+from channels.ports import UnavailableError
+from channels.positions import MAX_REV, InvalidPositionError, Position
+from realtime.api.answers import bounded, json_response, tagged_response
+from realtime.api.documents import (
+    ChangesDocument,
+    PositionInQuery,
+    SnapshotDocument,
+    ZoneIdInPath,
+)
+from realtime.api.problems import Kind, ProblemError
+from realtime.api.routes import WaitingRoute, new_router
+from realtime.node import Node, node_of
+
+router = new_router("channels", WaitingRoute)
+
+
+@router.get("/zones/{zone_id}/snapshot", response_model=SnapshotDocument)
+async def read_snapshot(
+    request: Request,
+    zone_id: ZoneIdInPath,
+    min: PositionInQuery = None,  # noqa: A002 -- the wire's name.
+) -> Response:
+    """The zone at exactly one revision, at `min` or later where that exists.
+
+    A `min` of another epoch, or one that the database never reached, waits for nothing: the
+    answer is the present state, and its `epoch` and `rev` tell.
+    """
+    node = node_of(request)
+    snapshot = await node.feed.snapshot(zone_channel(zone_id), _parse(min))
+    pages = f"/users?zone_id={zone_id}"
+    body = bounded(snapshot.body, node.settings.snapshot_max_bytes, pages)
+    return tagged_response(request, body, snapshot.position)
+
+
+def _parse(text: str | None) -> Position | None:
+    try:
+        return None if text is None else Position.parse(text)
+    except InvalidPositionError as error:
+        raise ProblemError(Kind.INVALID, str(error)) from error
+
+
+@router.get("/zones/{zone_id}/changes", response_model=ChangesDocument)
+async def read_changes(
+    request: Request,
+    zone_id: ZoneIdInPath,
+    epoch: Annotated[str | None, Query(pattern="^[0-9a-f]{1,32}$")] = None,
+    since_rev: Annotated[int, Query(ge=0, le=MAX_REV)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    wait_s: Annotated[float, Query(ge=0, le=86_400, allow_inf_nan=False)] = 0,
+) -> Response:
+    """The changes after `since_rev`, up to `rev`; ask again from there, as long as there are any.
+
+    With `wait_s` an answer without changes is held back until there are some, at most as long
+    as the node allows. 410 when the changes are not all retained, when `epoch` is another than
+    the channel's, and when `since_rev` is a revision that the database never reached: then
+    take the snapshot. `limit` above the node's own bound is lowered to that.
+    """
+    node = node_of(request)
+    channel = zone_channel(zone_id)
+    limit = min(limit, node.settings.history_max_changes)
+    page = _checked(await node.feed.history(channel, since_rev, limit), epoch, since_rev)
+    if not page.changes and wait_s > 0:
+        poll = LongPoll(node, request)
+        await poll.wait(channel, page.head, min(wait_s, node.settings.long_poll_max_s))
+        page = _checked(
+            await node.feed.history(channel, since_rev, limit), page.head.epoch, since_rev
+        )
+    rev = page.changes[-1].rev if page.changes else since_rev
+    return json_response(
+        {
+            "channel": channel,
+            "epoch": page.head.epoch,
+            "from_rev": since_rev,
+            "rev": rev,
+            "changes": [_document_of(change) for change in page.changes],
+        }
+    )
+
+
+def _document_of(change: Change) -> dict[str, object]:
+    return {
+        "rev": change.rev,
+        "tx": change.tx,
+        "time": change.time_ms,
+        "events": msgspec.Raw(change.events_json),
+    }
+
+
+def _checked(page: ChangePage, epoch: str | None, since_rev: int) -> ChangePage:
+    if epoch is not None and epoch != page.head.epoch:
+        reason = "epoch"
+    elif since_rev > page.head.rev:
+        reason = "future"
+    elif since_rev < page.floor:
+        reason = "compacted"
+    else:
+        return page
+    fields = {
+        "reason": reason,
+        "epoch": page.head.epoch,
+        "rev": page.head.rev,
+        "floor": page.floor,
+    }
+    raise ProblemError(Kind.POSITION_GONE, "take the snapshot and go on from its position", fields)
+
+
+class LongPoll:
+    """A request that waits for changes. It counts as a connection, and a stop ends its wait."""
+
+    def __init__(self, node: Node, request: Request) -> None:
+        self._node = node
+        self._request = request
+        self._bound = asyncio.timeout(None)
+
+    def farewell(self) -> None:
+        """End the wait, so that the request is answered with what there is."""
+        if not self._bound.expired():
+            self._bound.reschedule(asyncio.get_running_loop().time())
+
+    def abort(self) -> None:
+        """End the wait."""
+        self.farewell()
+
+    async def wait(self, channel: str, position: Position, timeout_s: float) -> None:
+        """Wait until the channel is past `position`, the time is over, or nobody waits any more.
+
+        Raises:
+            ProblemError: the node has as many connections as it takes.
+        """
+        connections = self._node.connections
+        try:
+            async with self._bound:
+                if not connections.admit(self):
+                    if connections.closing:
+                        return
+                    raise ProblemError(Kind.OVERLOADED, "ask again without wait_s, or later")
+                try:
+                    await self._wait_or_leave(channel, position, timeout_s)
+                finally:
+                    connections.remove(self)
+        except TimeoutError:
+            if not self._bound.expired():
+                raise
+
+    async def _wait_or_leave(self, channel: str, position: Position, timeout_s: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            leaving = group.create_task(self._until_client_leaves())
+            try:
+                # Either is met again, and answered, by whoever reads after the wait.
+                with contextlib.suppress(UnknownChannelError, UnavailableError):
+                    await self._node.feed.wait_beyond(channel, position, timeout_s)
+            finally:
+                leaving.cancel()
+
+    async def _until_client_leaves(self) -> None:
+        # A body here is as pointless as it is allowed; one over the limit ends the wait.
+        with contextlib.suppress(ProblemError):
+            while (await self._request.receive())["type"] != "http.disconnect":
+                pass
+        self.farewell()

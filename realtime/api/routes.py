@@ -1,0 +1,136 @@
+"""Routes of the HTTP API: bounded in time, and strict about what a body may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute, _extract_endpoint_context
+from starlette.requests import ClientDisconnect
+
+from realtime.api.problems import MEDIA_TYPE, Kind, ProblemError
+from realtime.node import node_of
+from realtime.settings import Settings
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "title": "Problem",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string", "description": "`about:blank` or `/problems/<slug>`"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "index": {"type": "integer", "description": "the row of a bulk request, from 0"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["loc", "msg"],
+                "properties": {
+                    "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                    "msg": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+
+class JsonRequest(Request):
+    """A request whose body was read and parsed before the route's handler is called."""
+
+    async def parse(self) -> None:
+        """Read the body and parse it as RFC 8259 has it: no NaN, no lone surrogates.
+
+        Raises:
+            ProblemError: it is of another type or no JSON, or the client left.
+        """
+        self._check_type()
+        try:
+            self._json = msgspec.json.decode(await self.body())
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ProblemError(Kind.UNPARSABLE, f"the body is no JSON: {error}") from error
+        except RecursionError as error:
+            raise ProblemError(Kind.UNPARSABLE, "the body is nested too deeply") from error
+        except ClientDisconnect as error:
+            raise ProblemError(Kind.UNPARSABLE, "the body ended early") from error
+
+    async def json(self) -> Any:
+        """Return what `parse` found."""
+        return self._json
+
+    def _check_type(self) -> None:
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise ProblemError(Kind.WRONG_TYPE, "send the body without a content encoding")
+        header = Message()
+        header["content-type"] = self.headers.get("content-type", "")
+        subtype = header.get_content_subtype()
+        is_json = subtype == "json" or subtype.endswith("+json")
+        if header.get_content_maintype() != "application" or not is_json:
+            raise ProblemError(Kind.WRONG_TYPE, "send the body as application/json")
+
+
+class BoundedRoute(APIRoute):
+    """A route whose requests end within `request_timeout_s`."""
+
+    @staticmethod
+    def bound_s(settings: Settings) -> float:
+        """How long handling may take, seconds."""
+        return settings.request_timeout_s
+
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's handler."""
+        # FastAPI does so at the first request: it reads a file, and the event loop would wait.
+        _extract_endpoint_context(self.endpoint)
+        handler = super().get_route_handler()
+        has_body = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            settings = node_of(request).settings
+            if has_body:
+                parsed = JsonRequest(request.scope, request.receive)
+                try:
+                    async with asyncio.timeout(settings.request_timeout_s):
+                        await parsed.parse()
+                except TimeoutError:
+                    detail = f"send the body within {settings.request_timeout_s:g} s"
+                    raise ProblemError(Kind.SLOW_REQUEST, detail) from None
+                request = parsed
+            try:
+                async with asyncio.timeout(self.bound_s(settings)) as bound:
+                    return await handler(request)
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                detail = "it was given up; whether a write was done is not known"
+                raise ProblemError(Kind.TIMEOUT, detail) from None
+
+        return handle
+
+
+class WaitingRoute(BoundedRoute):
+    """A route that may wait for changes before it answers."""
+
+    @staticmethod
+    def bound_s(settings: Settings) -> float:
+        """How long handling may take, seconds."""
+        return settings.request_timeout_s + settings.long_poll_max_s
+
+
+def new_router(tag: str, route_class: type[BoundedRoute] = BoundedRoute) -> APIRouter:
+    """Make a router whose routes are bounded and document their problems."""
+    return APIRouter(route_class=route_class, tags=[tag], responses=PROBLEM_RESPONSES)

@@ -1,0 +1,48 @@
+"""Transfers over HTTP: users go from zone to zone."""
+
+from __future__ import annotations
+
+from fastapi import Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db import user_crud
+from db.models import User
+from realtime.api.answers import document_of_user, write_response
+from realtime.api.documents import Destination, Transfers, UserDocument, UserIdInPath, UserList
+from realtime.api.routes import new_router
+from realtime.api.writes import write
+
+router = new_router("transfers")
+
+
+@router.post("/users/{user_id}/transfer", response_model=UserDocument)
+async def transfer_user(
+    request: Request, user_id: UserIdInPath, destination: Destination
+) -> Response:
+    """Move one user; to the zone where it is, nothing happens."""
+
+    async def work(session: AsyncSession) -> User:
+        return await user_crud.transfer_user_to_zone(session, user_id, destination.zone_id)
+
+    moved = await write(request, "transfer_user", work)
+    user = document_of_user(moved.value)
+    return write_response(moved.positions, user, version=user.version)
+
+
+@router.post("/transfers", response_model=UserList)
+async def transfer_users(request: Request, batch: Transfers) -> Response:
+    """Make up to 1,000 moves in one transaction, in order; an unknown user or zone refuses all.
+
+    Answers each user named as it is afterwards, once, in the order of first mention.
+    """
+    rows = [
+        user_crud.Transfer(user_id=row.user_id, global_id=row.global_id, zone_id=row.zone_id)
+        for row in batch.transfers
+    ]
+
+    async def work(session: AsyncSession) -> list[User]:
+        return list(await user_crud.transfer_users(session, rows))
+
+    moved = await write(request, "transfer_users", work)
+    users = [document_of_user(user) for user in moved.value]
+    return write_response(moved.positions, {"users": users})

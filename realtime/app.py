@@ -1,0 +1,207 @@
+"""The composition root: builds a node's parts, wires them, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from cache.bus_config import BusConfig
+from cache.cache_config import CacheConfig
+from cache.client import RedisConfig, create_client
+from cache.envelope import EnvelopeLimits
+from cache.invalidation import Invalidation, touches_users
+from cache.process_bus import ProcessBus
+from cache.redis_bus import RedisBus
+from cache.redis_cache import RedisCache
+from channels.changes import Transaction
+from channels.feed import Feed, FeedConfig
+from channels.ports import UnavailableError
+from channels.publisher import Publisher
+from channels.repairs import FollowerConfig
+from db.changelog import DatabaseChangeLog
+from db.engine import Database, DatabaseConfig
+from realtime import sse_endpoint, websocket_endpoint
+from realtime.api import add_api
+from realtime.connections import Connections
+from realtime.metrics import Metrics
+from realtime.node import Node
+from realtime.settings import Settings
+from realtime.users_source import UsersSource
+
+
+def build_app(settings: Settings) -> FastAPI:
+    """Build the application; nothing is opened before its lifespan begins."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running_node(settings) as node:
+            app.state.node = node
+            yield
+
+    # The routes of the documentation are ours, as FastAPI's fetch assets from elsewhere.
+    app = FastAPI(
+        title="Zonecast", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    add_api(app)
+    app.router.routes.extend([*websocket_endpoint.routes, *sse_endpoint.routes])
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """Build the application in a worker process, from `ZONECAST_*` alone."""
+    return build_app(Settings())
+
+
+@asynccontextmanager
+async def running_node(settings: Settings) -> AsyncIterator[Node]:
+    """Run everything of a node; at the end publish what is committed and close it all."""
+    node_id = secrets.token_hex(6)
+    if settings.node_name:
+        node_id = f"{settings.node_name}-{node_id}"
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        database = Database(database_config(settings))
+        stack.push_async_callback(database.close)
+        change_log = DatabaseChangeLog(database, timeout_s=settings.statement_timeout_s)
+        stack.push_async_callback(change_log.close)
+        invalidation = Invalidation()
+        bus, cache = build_bus_and_cache(settings, node_id, invalidation)
+        stack.push_async_callback(cache.close)
+        async with owning_tasks() as tasks:
+            feed = Feed(change_log, bus, metrics, feed_config(settings), tasks)
+            publisher = Publisher(
+                bus,
+                metrics,
+                offer=feed.follower.offer,
+                outbox_max_transactions=settings.outbox_max_transactions,
+            )
+
+            def committed(transaction: Transaction) -> None:
+                # At once, so that a read on this node that follows the write's response does
+                # not get the old dict while the bus is still to be told.
+                if touches_users([transaction]):
+                    invalidation.heard()
+                publisher.accept(transaction)
+
+            database.attach(committed)
+            for work in (
+                bus.run(feed.follower),
+                feed.run(),
+                publisher.run(),
+                verify_cache(cache, UsersSource(change_log), metrics),
+            ):
+                tasks.create_task(work)
+            yield Node(
+                node_id=node_id,
+                settings=settings,
+                database=database,
+                change_log=change_log,
+                bus=bus,
+                feed=feed,
+                cache=cache,
+                metrics=metrics,
+                connections=Connections(settings.max_connections),
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.redis_timeout_s):
+                    await publisher.flush()
+
+
+class _StopError(Exception):
+    """Ends a node's task group when its work is done."""
+
+
+@asynccontextmanager
+async def owning_tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """Own tasks that never end by themselves: they are cancelled when the body is done."""
+
+    def stop() -> None:
+        raise _StopError
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+            stop()
+    except* _StopError:
+        pass
+
+
+async def verify_cache(
+    cache: RedisCache, source: UsersSource, metrics: Metrics, interval_s: float = 1
+) -> None:
+    """Compare the cached users dict with the database once a second, until cancelled.
+
+    An invalidation that died with its writer so lives for two seconds, not for the TTL.
+    """
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await cache.verify(await source.read_stamp())
+        except UnavailableError as error:
+            metrics.failed("comparison of the cached users dict", error)
+
+
+def build_bus_and_cache(
+    settings: Settings, node_id: str, invalidation: Invalidation
+) -> tuple[RedisBus | ProcessBus, RedisCache]:
+    """Build both on Redis, or inside the process where there is none."""
+    caching = CacheConfig(
+        key_prefix=settings.redis_prefix,
+        ttl_s=settings.users_dict_ttl_s,
+        command_timeout_s=settings.redis_timeout_s,
+    )
+    if settings.redis_url is None:
+        return ProcessBus(invalidation), RedisCache(None, invalidation, caching)
+    redis = RedisConfig(
+        settings.redis_url.get_secret_value(),
+        key_prefix=settings.redis_prefix,
+        command_timeout_s=settings.redis_timeout_s,
+        connect_timeout_s=settings.redis_timeout_s,
+    )
+    config = BusConfig(
+        subscribe_confirm_s=settings.bus_confirm_s,
+        publish_timeout_s=settings.redis_timeout_s,
+        heartbeat_interval_s=settings.bus_heartbeat_interval_s,
+        deaf_after_s=settings.bus_deaf_after_s,
+        limits=EnvelopeLimits(max_bytes=settings.bus_message_max_bytes),
+    )
+    client = create_client(
+        redis, name=f"zonecast:{node_id}:cache", max_connections=redis.max_connections
+    )
+    bus = RedisBus(redis, node_id, invalidation, config)
+    return bus, RedisCache(client, invalidation, caching)
+
+
+def database_config(settings: Settings) -> DatabaseConfig:
+    """Read the database's part of the settings."""
+    return DatabaseConfig(
+        url=settings.database_url.get_secret_value(),
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_recycle_s=settings.pool_recycle_s,
+        pool_timeout_s=settings.pool_timeout_s,
+        pool_pre_ping=settings.pool_pre_ping,
+        statement_timeout_s=settings.statement_timeout_s,
+        max_tries=settings.transaction_max_tries,
+    )
+
+
+def feed_config(settings: Settings) -> FeedConfig:
+    """Read the feed's part of the settings."""
+    return FeedConfig(
+        following=FollowerConfig(
+            resume_max_changes=settings.resume_max_changes,
+            gap_wait_s=settings.gap_wait_s,
+            linger_s=settings.follow_linger_s,
+        ),
+        head_check_interval_s=settings.head_check_interval_s,
+        stale_after_s=settings.stale_after_s,
+        atomic_wait_s=settings.atomic_wait_s,
+        slow_drain_timeout_s=settings.slow_drain_timeout_s,
+        min_position_wait_s=settings.min_position_wait_s,
+    )

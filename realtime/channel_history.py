@@ -1,0 +1,81 @@
+"""Channel history: which retained changes a `history` command asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from channels.changes import Change, ChangePage
+from channels.feed import Feed
+from channels.positions import Position
+from realtime.centrifuge_codec import HistoryRequest, Since, read_position
+
+_MAX_TRIES: Final = 3
+
+
+class UnrecoverableError(Exception):
+    """The history doesn't reach back to the position asked for, or never had it."""
+
+
+async def read_history(
+    feed: Feed, request: HistoryRequest, *, max_changes: int
+) -> tuple[Position, Sequence[Change]]:
+    """Read what a client asks for: the head, and changes oldest first, or newest first in reverse.
+
+    Args:
+        feed: Asked for pages of the change log.
+        request: `limit` 0 asks only for the head, a negative one for as much as may be.
+        max_changes: The most that is returned at once.
+
+    Raises:
+        UnrecoverableError: `since` is of another epoch, in the future, or compacted.
+        UnknownChannelError: there is no such channel.
+        UnavailableError: the database cannot be asked.
+    """
+    limit = max_changes if request.limit < 0 else min(request.limit, max_changes)
+    since_rev = _since_rev(request.since)
+    page = await feed.history(request.channel, since_rev or 0, max(limit, 1))
+    if request.since is not None:
+        _check(request.since, page)
+    if limit == 0:
+        return page.head, ()
+    if request.reverse:
+        return await _newest_first(feed, request.channel, since_rev, limit, page)
+    if since_rev is None:
+        page = await _from_floor(feed, request.channel, limit, page)
+    return page.head, page.changes
+
+
+def _since_rev(since: Since | None) -> int | None:
+    return None if since is None else read_position("0", since.offset).rev
+
+
+def _check(since: Since, page: ChangePage) -> None:
+    # Clients may leave the epoch out: then any will do.
+    epoch = since.epoch or page.head.epoch
+    position = read_position(epoch, since.offset)
+    if not page.floor <= position.rev <= page.head.rev or epoch != page.head.epoch:
+        raise UnrecoverableError
+
+
+async def _from_floor(feed: Feed, channel: str, limit: int, page: ChangePage) -> ChangePage:
+    """Read from the oldest retained change on, which may go away between two reads."""
+    asked_rev = 0
+    for _ in range(_MAX_TRIES):
+        if page.floor <= asked_rev:
+            break
+        asked_rev = page.floor
+        page = await feed.history(channel, asked_rev, limit)
+    return page
+
+
+async def _newest_first(
+    feed: Feed, channel: str, before_rev: int | None, limit: int, page: ChangePage
+) -> tuple[Position, Sequence[Change]]:
+    """Read back from the head, or from the change before `before_rev`."""
+    last_rev = page.head.rev if before_rev is None else before_rev - 1
+    first_rev = max(page.floor, last_rev - limit)
+    if last_rev <= first_rev:
+        return page.head, ()
+    page = await feed.history(channel, first_rev, last_rev - first_rev)
+    return page.head, page.changes[::-1]

@@ -1,0 +1,269 @@
+"""The `zonecast` command. Errors are one line on standard error; exit codes: 1 failed, 2 usage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from channels.names import is_zone_id
+from channels.ports import UnavailableError
+from db import migrate as migrations
+from db.engine import Database
+from db.epochs import renew_epochs
+from db.errors import ConflictError
+from realtime.app import database_config
+from realtime.logs import configure_logging, mask_text
+from realtime.replay import Replay, ReplayOptions
+from realtime.replay_api import ReplayError
+from realtime.replay_display import ReplayDisplay, summary
+from realtime.server import listening_socket
+from realtime.server import serve as serve_settings
+from realtime.settings import Settings, SettingsError, load_settings
+from realtime.watch import watch_json, watch_table
+from realtime.watch_stream import WatchError, websocket_url
+
+INTERRUPTED: Final = 130
+SPEED_DEFAULT: Final = "60"
+MAX_WINDOW_S: Final = 60.0
+"""The batch window of a replay at full speed, seconds of the trace."""
+
+UrlOption = Annotated[str, typer.Option(help="The service's address.")]
+DatabaseOption = Annotated[
+    str | None, typer.Option(help="SQLAlchemy async URL; else ZONECAST_DATABASE_URL.")
+]
+Zones = Annotated[list[str], typer.Argument(help="Zone ids.", metavar="ZONE...")]
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+
+app = typer.Typer(
+    help="Who is in which zone, true on every screen that watches.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class CommandError(Exception):
+    """A command that failed; its message is one line."""
+
+
+FAILURES: Final = (
+    CommandError,
+    ConflictError,
+    ReplayError,
+    SettingsError,
+    UnavailableError,
+    WatchError,
+)
+"""What may go wrong outside of this program; anything else is a fault and shows its trace."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes any that is free.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; more need Redis.")] = None,
+    database_url: DatabaseOption = None,
+    redis_url: Annotated[str | None, typer.Option(help="Redis; else ZONECAST_REDIS_URL.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Migrate the database, then serve until a signal ends it."""
+    settings = load_settings(
+        host=host,
+        port=port,
+        workers=workers,
+        database_url=database_url,
+        redis_url=redis_url,
+        log_level=log_level,
+    )
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(migrations.upgrade(settings.database_url.get_secret_value()))
+    with _listening(settings) as listener:
+        typer.echo(_where_to_look(_address(settings, listener)))
+        code = serve_settings(settings, listener)
+    if code:
+        raise CommandError("the server did not start; the log says why")
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    place = f"{settings.host}:{settings.port}"
+    try:
+        listener = listening_socket(settings)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        hint = "; --port takes another" if error.errno == errno.EADDRINUSE else ""
+        raise CommandError(f"cannot listen on {place}: {reason}{hint}") from error
+    with listener:
+        yield listener
+
+
+def _address(settings: Settings, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    # Who listens everywhere is reached here by the loopback address.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _where_to_look(url: str) -> str:
+    curl = f"curl -s {url}"
+    json = "-H 'content-type: application/json' -d"
+    lobby = '{"zone_id":"F1-Z1","name":"Lobby"}'
+    ada = '{"global_id":1001,"name":"Ada","zone_id":"F1-Z1"}'
+    return "\n".join(
+        (
+            f"Zonecast serves on {url}",
+            f"  API         {url}/docs    {url}/readyz    {url}/metrics",
+            f"  WebSocket   {websocket_url(url)}  (Centrifuge client SDKs)",
+            f"  a zone      {curl}/zones {json} '{lobby}'",
+            f"  a user      {curl}/users {json} '{ada}'",
+            f"  follow it   curl -N '{url}/sse?zone=F1-Z1'",
+            f"              zonecast watch F1-Z1 --url {url}",
+            f"  a building  zonecast replay docs/small_trace.csv --speed 600 --url {url}",
+        )
+    )
+
+
+@app.command()
+def migrate(database_url: DatabaseOption = None) -> None:
+    """Bring the database to the tables of this release."""
+    settings = load_settings(database_url=database_url)
+    url = settings.database_url.get_secret_value()
+
+    async def run() -> str:
+        await migrations.upgrade(url)
+        return await migrations.head_revision()
+
+    typer.echo(f"the database is at revision {asyncio.run(run())}")
+
+
+@app.command()
+def resync(database_url: DatabaseOption = None) -> None:
+    """Renew all epochs: every client gets its zones anew, and what was written by hand is seen."""
+    settings = load_settings(database_url=database_url)
+
+    async def run() -> int:
+        database = Database(database_config(settings))
+        try:
+            return await renew_epochs(database)
+        finally:
+            await database.close()
+
+    renewed = asyncio.run(run())
+    typer.echo(f"renewed the epochs of {renewed} channels; running nodes notice within 2 s")
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="CSV: time,badge,zone_id.", metavar="FILE")],
+    url: UrlOption = DEFAULT_URL,
+    speed: Annotated[
+        str, typer.Option(help="Seconds of the trace in a second; max: as fast as possible.")
+    ] = SPEED_DEFAULT,
+    batch_window: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of the trace in one transaction; 0: each reading by itself. "
+            "Default: 60 at full speed, else 0.",
+            min=0,
+        ),
+    ] = None,
+    strict: Annotated[  # noqa: FBT002 - an option of a command line.
+        bool, typer.Option("--strict", help="Write nothing when a line is malformed.")
+    ] = False,
+) -> None:
+    """Replay recorded moves into a running service; it makes the zones and users it needs."""
+    factor = _read_speed(speed)
+    if batch_window is None:
+        batch_window = 0.0 if factor else MAX_WINDOW_S
+    _check_url(url)
+    options = ReplayOptions(url, factor, batch_window, strict)
+    with ReplayDisplay(Console(stderr=True), file.name) as display:
+        replaying = Replay(file, options, warn=display.warn, progressed=display.progressed)
+        report = asyncio.run(replaying.run())
+    typer.echo(summary(report))
+    if report.unequal_zones:
+        raise CommandError(f"not equal to the database: {', '.join(report.unequal_zones)}")
+
+
+def _read_speed(text: str) -> float:
+    if text.lower() == "max":
+        return 0.0
+    try:
+        factor = float(text.lower().removesuffix("x"))
+    except ValueError:
+        factor = -1.0
+    if not 0 <= factor < 1e9:
+        raise typer.BadParameter(f"not a factor or max: {text}", param_hint="--speed")
+    return factor
+
+
+def _check_url(url: str) -> None:
+    if urlsplit(url).scheme not in {"http", "https"}:
+        raise typer.BadParameter(f"not an address like {DEFAULT_URL}: {url}", param_hint="--url")
+
+
+@app.command()
+def watch(
+    zones: Zones,
+    url: UrlOption = DEFAULT_URL,
+    json: Annotated[  # noqa: FBT002 - an option of a command line.
+        bool, typer.Option("--json", help="JSON lines, as in a pipe.")
+    ] = False,
+) -> None:
+    """Watch zones: a live table in a terminal, JSON lines in a pipe."""
+    for zone_id in zones:
+        if not is_zone_id(zone_id):
+            raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="ZONE")
+    _check_url(url)
+    console = Console()
+    if json or not console.is_terminal:
+        asyncio.run(watch_json(url, zones, _write_line))
+    else:
+        asyncio.run(watch_table(url, zones, console))
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code."""
+    failure: str
+    try:
+        result = app(args=arguments, prog_name="zonecast", standalone_mode=False)
+    except FAILURES as error:
+        failure = str(error)
+        code = 1
+    except TyperException as error:
+        failure = error.format_message()
+        code = 2
+    except BrokenPipeError:
+        # Whoever read our lines has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    else:
+        return result if isinstance(result, int) else 0
+    sys.stderr.write(f"zonecast: {mask_text(' '.join(failure.split()))}\n")
+    return code

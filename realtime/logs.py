@@ -1,0 +1,164 @@
+"""Logs: one line an event, JSON or console, our own and the libraries', without secrets."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK: Final = "***"
+_MAX_DEPTH: Final = 6
+
+_SECRET_NAME: Final = re.compile(
+    r"(?:^|[_-])(?:authorization|cookie|passw(?:or)?d|secret|token|ticket|apikey|api[_-]key)$", re.I
+)
+_URL_PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+(?=@)")
+_PARAMETER: Final = re.compile(
+    r"((?:token|ticket|password|passwd|secret|api_?key)\"?'?\s*[=:]\s*\"?'?)([^\s&\"',;}]+)", re.I
+)
+_AUTHORIZATION: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.I)
+_JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+_QUERY: Final = re.compile(r"\?[^\s\"']*")
+
+
+def mask_text(text: str) -> str:
+    """Return `text` with passwords in URLs, tokens and authorization masked."""
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}", text)
+    text = _AUTHORIZATION.sub(rf"\1 {MASK}", text)
+    text = _PARAMETER.sub(rf"\1{MASK}", text)
+    return _JWT.sub(MASK, text)
+
+
+def _mask(value: object, depth: int) -> object:
+    if isinstance(value, str):
+        return mask_text(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth >= _MAX_DEPTH:
+        return MASK
+    if isinstance(value, Mapping):
+        return _mask_members(value, depth + 1)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mask(member, depth + 1) for member in value]
+    # Whatever else there is would be written by its repr, which may hold a URL.
+    return mask_text(repr(value))
+
+
+def _mask_members(members: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    return {
+        str(key): MASK if _SECRET_NAME.search(str(key)) else _mask(member, depth)
+        for key, member in members.items()
+    }
+
+
+def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask secrets wherever an event has them; the last processor before the renderer."""
+    return _mask_members(event, 0)
+
+
+def drop_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Cut query strings from the server's own lines: they may hold a token."""
+    if str(event.get("logger", "")).startswith("uvicorn"):
+        event["event"] = _QUERY.sub("", str(event.get("event", "")))
+    return event
+
+
+def configure_logging(level: str, log_format: str, stream: TextIO | None = None) -> None:
+    """Send every line of this process through one handler. Called once, by who starts it.
+
+    Args:
+        level: debug, info, warning or error.
+        log_format: json, console, or auto: console on a terminal.
+        stream: Where lines go; default: standard error.
+    """
+    stream = sys.stderr if stream is None else stream
+    console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.StackInfoRenderer(),
+        # Before the mask: a traceback quotes values, too.
+        structlog.processors.format_exc_info,
+        drop_queries,
+    ]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            mask_secrets,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    _quiet_libraries(level)
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _quiet_libraries(level: str) -> None:
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "sqlalchemy", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+    # At INFO these two tell each statement and each step; that is asked for by "debug".
+    loudest = logging.INFO if level == "debug" else logging.WARNING
+    for name in ("sqlalchemy.engine", "sqlalchemy.pool", "httpx", "httpcore", "websockets"):
+        logging.getLogger(name).setLevel(loudest)
+
+
+class PacedLog:
+    """A logger for what can happen thousands of times a second when something is down.
+
+    Each event is written at most once in `interval_s`; the next line counts what was left out.
+    """
+
+    def __init__(self, logger: structlog.stdlib.BoundLogger, interval_s: float) -> None:
+        self._logger = logger
+        self._interval_s = interval_s
+        self._last_s: dict[str, float] = {}
+        self._suppressed: dict[str, int] = {}
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log at level info."""
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log at level warning."""
+        self._write(logging.WARNING, event, fields)
+
+    def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        now_s = time.monotonic()
+        last_s = self._last_s.get(event)
+        if last_s is not None and now_s - last_s < self._interval_s:
+            self._suppressed[event] = self._suppressed.get(event, 0) + 1
+            return
+        self._last_s[event] = now_s
+        suppressed = self._suppressed.pop(event, 0)
+        if suppressed:
+            fields["suppressed"] = suppressed
+        self._logger.log(level, event, **fields)

@@ -1,0 +1,48 @@
+"""The node: everything that one process runs, built once and handed to whoever needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from cache.redis_cache import RedisCache
+from channels.feed import Feed
+from channels.ports import Bus
+from db.changelog import DatabaseChangeLog
+from db.engine import Database
+from realtime.connections import Connections
+from realtime.metrics import Metrics
+from realtime.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What handlers may use. Found by `node_of` while the application's lifespan lasts.
+
+    Attributes:
+        node_id: Unique for this start of this process, shown to clients.
+        connections: Live WebSocket and SSE connections, for limits and the farewell.
+    """
+
+    node_id: str
+    settings: Settings
+    database: Database
+    change_log: DatabaseChangeLog
+    bus: Bus
+    feed: Feed
+    cache: RedisCache
+    metrics: Metrics
+    connections: Connections
+
+
+class HasApp(Protocol):
+    """A request or a WebSocket: whatever knows its application."""
+
+    @property
+    def app(self) -> object:
+        """The Starlette application."""
+
+
+def node_of(connection: HasApp) -> Node:
+    """Return the node that serves a request or WebSocket."""
+    return cast("Node", connection.app.state.node)  # type: ignore[attr-defined]

@@ -1,0 +1,62 @@
+"""The serving process: a bounded listening socket, and one worker or several behind it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final
+
+from realtime.app import build_app
+from realtime.settings import PREFIX, Settings
+from realtime.websocket_server import Server, server_config
+from realtime.workers import Workers
+
+_USER_TIMEOUT_MS: Final = 30_000
+
+
+def listening_socket(settings: Settings) -> socket.socket:
+    """Bind the address of the settings; accepted connections inherit the options.
+
+    TCP_USER_TIMEOUT frees a connection whose peer takes nothing: without it a stream that
+    is not read would linger for as long as the peer likes.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+        listener.bind((settings.host, settings.port))
+        listener.set_inheritable(True)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket) -> int:
+    """Serve on a bound socket until a signal ends it; return the exit code.
+
+    One worker runs here. Several are processes of their own, which read their settings from
+    the environment, so whatever was given otherwise is put there first.
+    """
+    if settings.workers == 1:
+        app = build_app(settings)
+        server = Server(server_config(app, settings), app, settings)
+        server.run(sockets=[listener])
+        return 0 if server.started else 1
+    export(settings)
+    Workers(settings.workers, [listener]).run()
+    return 0
+
+
+def export(settings: Settings) -> None:
+    """Put settings that differ from the defaults into the environment of workers."""
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is not None:
+            secret = getattr(value, "get_secret_value", None)
+            os.environ[PREFIX + name.upper()] = str(secret() if secret else value)

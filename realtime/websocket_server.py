@@ -1,0 +1,103 @@
+"""The server: uvicorn with bounds, and a shutdown that tells clients before it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import FrameType
+from typing import Final, cast
+
+import uvicorn
+from starlette.applications import Starlette
+
+from realtime.connections import Connections
+from realtime.http_protocol import AbortableHttpProtocol
+from realtime.settings import Settings
+from realtime.websocket_protocol import SharedFrameProtocol
+
+_POLL_S: Final = 0.02
+_LEAST_GRACE_S: Final = 0.2
+
+
+def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """Configure uvicorn for an application: our WebSocket protocol, and no wait without bound."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=AbortableHttpProtocol,
+        ws=SharedFrameProtocol,
+        ws_max_size=settings.max_message_bytes,
+        ws_per_message_deflate=False,
+        # The session sends its own pings, and uvicorn's would never free who doesn't read.
+        ws_ping_interval=None,
+        ws_ping_timeout=None,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=settings.listen_backlog,
+        timeout_keep_alive=max(1, round(settings.keep_alive_timeout_s)),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a farewell: clients are told and flushed before anything closes.
+
+    From the first signal it takes at most `shutdown_timeout_s` until all connections are gone
+    and as long again for the lifespan's end; a second signal ends it at once.
+
+    Args:
+        config: Made by `server_config`.
+        app: The application whose node's connections are told.
+        settings: Names the bound.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Starlette, settings: Settings) -> None:
+        super().__init__(config)
+        self._app = app
+        self._shutdown_timeout_s = settings.shutdown_timeout_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the shutdown, or end at once when it has begun.
+
+        Deliberately not uvicorn's: sse-starlette replaces that one when it is imported, to
+        cut its streams before anybody could say goodbye.
+        """
+        self._captured_signals.append(sig)
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, say goodbye, wait, drop who is left, and end the lifespan."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._shutdown_timeout_s
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        connections = self._connections()
+        if connections is not None:
+            connections.farewell()
+            await self._until_gone(connections, until_s)
+            connections.abort()
+        left_s = max(_LEAST_GRACE_S, until_s - loop.time())
+        # An int in uvicorn's signature, handed to asyncio.wait_for as it is.
+        self.config.timeout_graceful_shutdown = cast("int", left_s)
+        try:
+            async with asyncio.timeout(left_s + self._shutdown_timeout_s):
+                await super().shutdown([])
+        except TimeoutError:
+            self.force_exit = True
+
+    async def _until_gone(self, connections: Connections, until_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        # A signal handler sets `force_exit`, and can set no event.
+        while len(connections) and loop.time() < until_s and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+    def _connections(self) -> Connections | None:
+        node = getattr(self._app.state, "node", None)
+        return None if node is None else cast("Connections", node.connections)
