@@ -1,0 +1,437 @@
+"""Reading and writing users and zones, and how many statements that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from channels.changes import Transaction
+from channels.events import Changed, Entered, Left, ZoneDeleted
+from db import user_crud, zone_crud
+from db.engine import Database
+from db.errors import (
+    DuplicateError,
+    InvalidValueError,
+    NotFoundError,
+    VersionMismatchError,
+    ZoneOccupiedError,
+)
+from db.models import MAX_ID, User, Zone
+from db.user_crud import NewUser, Transfer
+from tests.db.replay import assert_handed_is_log, assert_log_makes_tables, events_of
+
+
+@contextmanager
+def counted_statements(*databases: Database) -> Iterator[list[str]]:
+    """Note the statements that are sent within."""
+    sent: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
+        sent.append(statement)
+
+    # PostgreSQL's reader is its engine with other options, and hears the same events.
+    engines = {db.engine.sync_engine for db in databases}
+    engines |= {db.reader.sync_engine for db in databases if db.dialect == "sqlite"}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", note)
+
+
+def writes(sent: list[str]) -> list[str]:
+    """Leave out BEGIN and the like."""
+    return [statement for statement in sent if not statement.startswith(("BEGIN", "COMMIT"))]
+
+
+@pytest.fixture(autouse=True)
+async def _log_is_whole(database: Database, handed: list[Transaction]) -> object:
+    """After each test the log makes the tables, and the sink was given the log."""
+    yield
+    await assert_log_makes_tables(database)
+    await assert_handed_is_log(database, handed)
+
+
+async def make_users(database: Database, count: int) -> list[User]:
+    """Make users with the global ids 2000, 2001 and so on in zone A."""
+    rows = [NewUser(2000 + n, f"u{n}", "A", {"n": n}) for n in range(count)]
+    return (await database.run_transaction(lambda db: user_crud.bulk_create_users(db, rows))).value
+
+
+async def test_user_is_made_and_read(database: Database, ada: User) -> None:
+    """What was made can be read by its id, in pages, by zone and by global id."""
+    made = await database.run_transaction(
+        lambda db: user_crud.create_user(
+            db, global_id=MAX_ID, name="Bob", zone_id="B", attributes={"a": [1, None]}
+        )
+    )
+    bob = made.value
+    assert (bob.version, bob.attributes) == (1, {"a": [1, None]})
+    assert bob.created_at.utcoffset() is not None
+    async with database.get_db(read_only=True) as db:
+        read = await user_crud.get_user_by_id(db, bob.id)
+        assert read is not None
+        assert (read.global_id, read.name, read.zone_id) == (MAX_ID, "Bob", "B")
+        assert read.created_at == bob.created_at
+        assert await user_crud.get_user_by_id(db, 99) is None
+        assert [u.id for u in await user_crud.get_all_users(db)] == [1, bob.id]
+        assert [u.id for u in await user_crud.get_all_users(db, 1, 1)] == [bob.id]
+        assert [u.id for u in await user_crud.get_all_users(db, zone_id="A")] == [1]
+        assert [u.id for u in await user_crud.get_all_users(db, global_id=1001)] == [1]
+        assert await user_crud.count_users(db) == 2
+        assert await user_crud.get_users_dict(db) == {
+            1001: {"id": 1, "name": "Ada", "zone_id": "A", "version": 1},
+            MAX_ID: {"id": bob.id, "name": "Bob", "zone_id": "B", "version": 1},
+        }
+
+
+async def test_ids_are_not_used_again(database: Database, ada: User) -> None:
+    """The id of the last user deleted is not given to the next one."""
+    await database.run_transaction(lambda db: user_crud.delete_user(db, 1))
+    made = await database.run_transaction(
+        lambda db: user_crud.create_user(db, global_id=1, name="Bob")
+    )
+    assert made.value.id > 1
+
+
+async def test_user_is_updated_at_its_version(database: Database, ada: User) -> None:
+    """A version that isn't the present one writes nothing; the present one does."""
+    with pytest.raises(VersionMismatchError) as caught:
+        await database.run_transaction(
+            lambda db: user_crud.update_user(db, 1, {"name": "x"}, expected_version=2)
+        )
+    assert (caught.value.expected, caught.value.actual) == (2, 1)
+    with pytest.raises(VersionMismatchError):
+        await database.run_transaction(lambda db: user_crud.delete_user(db, 1, expected_version=2))
+    changes = {"name": "x", "attributes": {"a": 1}, "global_id": 7, "zone_id": None}
+    updated = await database.run_transaction(
+        lambda db: user_crud.update_user(db, 1, changes, expected_version=1)
+    )
+    assert updated.value.version == 2
+    ((entered,),) = await events_of(database, "unassigned")
+    assert isinstance(entered, Entered)
+    assert (entered.user.name, entered.user.global_id) == ("x", 7)
+    same = await database.run_transaction(lambda db: user_crud.update_user(db, 1, changes))
+    assert (same.value.version, same.tx) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "fields"),
+    [
+        (
+            lambda db: user_crud.create_user(db, global_id=1001, name="x"),
+            DuplicateError,
+            {"kind": "user", "key": 1001},
+        ),
+        (
+            lambda db: user_crud.create_user(db, global_id=2, name="x", zone_id="Z"),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: user_crud.create_user(db, global_id=2**53, name="x"),
+            InvalidValueError,
+            {"field": "global_id"},
+        ),
+        (
+            lambda db: user_crud.create_user(db, global_id=2, name="x" * 201),
+            InvalidValueError,
+            {"field": "name"},
+        ),
+        (
+            lambda db: user_crud.create_user(db, global_id=2, name="a\0b"),
+            InvalidValueError,
+            {"field": "name"},
+        ),
+        (
+            lambda db: user_crud.update_user(db, 1, {"zone_id": "Z"}),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: user_crud.update_user(db, 1, {"version": 9}),
+            InvalidValueError,
+            {"field": "version"},
+        ),
+        (
+            lambda db: user_crud.update_user(db, 9, {}),
+            NotFoundError,
+            {"kind": "user", "key": 9},
+        ),
+        (lambda db: user_crud.delete_user(db, 9), NotFoundError, {"kind": "user", "key": 9}),
+        (
+            lambda db: user_crud.transfer_user_to_zone(db, 1, "Z"),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: zone_crud.create_zone(db, zone_id="A", name="x"),
+            DuplicateError,
+            {"kind": "zone", "key": "A"},
+        ),
+        (
+            lambda db: zone_crud.create_zone(db, zone_id="a b", name="x"),
+            InvalidValueError,
+            {"field": "zone_id"},
+        ),
+        (
+            lambda db: zone_crud.update_zone(db, "Z", {}),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: zone_crud.update_zone(db, "A", {"zone_id": "C"}),
+            InvalidValueError,
+            {"field": "zone_id"},
+        ),
+        (
+            lambda db: zone_crud.delete_zone(db, "Z"),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: zone_crud.delete_zone(db, "A", move_to="Z"),
+            NotFoundError,
+            {"kind": "zone", "key": "Z"},
+        ),
+        (
+            lambda db: zone_crud.delete_zone(db, "A", move_to="A"),
+            InvalidValueError,
+            {"field": "move_to"},
+        ),
+        (
+            lambda db: zone_crud.delete_zone(db, "A"),
+            ZoneOccupiedError,
+            {"zone_id": "A", "users": 1},
+        ),
+        (
+            lambda db: user_crud.get_user_by_id(db, 2**70),
+            InvalidValueError,
+            {"field": "value"},
+        ),
+    ],
+)
+async def test_refused_write_says_what_was_wrong(
+    database: Database, ada: User, write: Any, error: type[Exception], fields: dict[str, Any]
+) -> None:
+    """Each rule has its error, with what it is about as fields, the same on both databases."""
+    with pytest.raises(error) as caught:
+        await database.run_transaction(write)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
+
+
+async def test_bulk_is_one_insert(database: Database, ada: User, handed: list[Transaction]) -> None:
+    """A thousand users are made by a handful of statements, returned as given, told as one."""
+    rows = [NewUser(5000 - n, f"u{n}", "AB"[n % 2]) for n in range(1000)]
+    with counted_statements(database) as sent:
+        made = await database.run_transaction(lambda db: user_crud.bulk_create_users(db, rows))
+    assert len([s for s in sent if s.startswith("INSERT INTO users")]) == 1
+    assert len(writes(sent)) <= 9
+    assert [user.global_id for user in made.value] == [row.global_id for row in rows]
+    assert {channel: p.rev for channel, p in made.positions.items()} == {"zone:A": 2, "zone:B": 1}
+    assert len(handed) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "key", "index"),
+    [
+        (NewUser(1001, "x"), DuplicateError, 1001, 3),
+        (NewUser(101, "x"), DuplicateError, 101, 3),
+        (NewUser(9, "x", "Z"), NotFoundError, "Z", 3),
+    ],
+)
+async def test_bulk_with_a_bad_row_makes_nobody(
+    database: Database, ada: User, row: NewUser, error: type[Exception], key: object, index: int
+) -> None:
+    """All or none; the error names the row."""
+    rows = [*(NewUser(100 + n, "u", "A") for n in range(3)), row, NewUser(200, "u", "Z")]
+    with pytest.raises(error) as caught:
+        await database.run_transaction(lambda db: user_crud.bulk_create_users(db, rows))
+    assert (caught.value.key, caught.value.index) == (key, index)  # type: ignore[attr-defined]
+    async with database.get_db(read_only=True) as db:
+        assert await user_crud.count_users(db) == 1
+
+
+async def test_transfers_apply_in_order(database: Database, ada: User) -> None:
+    """Users are named by either id and any number of times; only who ends elsewhere moved."""
+    users = await make_users(database, 4)
+    ids = [user.id for user in users]
+    rows = [
+        Transfer(user_id=ids[3], zone_id="A"),
+        Transfer(global_id=2000, zone_id="B"),
+        Transfer(user_id=ids[1], zone_id="B"),
+        Transfer(user_id=ids[1], zone_id="A"),
+        Transfer(user_id=ids[2], zone_id="B"),
+        Transfer(global_id=2002, zone_id=None),
+    ]
+    moved = await database.run_transaction(lambda db: user_crud.transfer_users(db, rows))
+    assert [(u.id, u.zone_id, u.version) for u in moved.value] == [
+        (ids[3], "A", 1),
+        (ids[0], "B", 2),
+        (ids[1], "A", 1),
+        (ids[2], None, 2),
+    ]
+    assert (await events_of(database, "zone:A"))[-1] == (Left(ids[0], 2), Left(ids[2], 2))
+    ((entered,),) = await events_of(database, "zone:B")
+    assert isinstance(entered, Entered)
+    assert (entered.user.attributes, entered.user.version) == ({"n": 0}, 2)
+    assert set(moved.positions) == {"zone:A", "zone:B", "unassigned"}
+
+
+async def test_transfers_take_a_handful_of_statements(database: Database, ada: User) -> None:
+    """A thousand moves need no more statements than one."""
+    users = await make_users(database, 1000)
+    rows = [Transfer(user_id=user.id, zone_id="B") for user in reversed(users)]
+    with counted_statements(database) as sent:
+        moved = await database.run_transaction(lambda db: user_crud.transfer_users(db, rows))
+    assert len(writes(sent)) <= 8
+    assert [user.id for user in moved.value] == [user.id for user in reversed(users)]
+    assert {user.version for user in moved.value} == {2}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "key"),
+    [
+        (Transfer(user_id=99, zone_id="B"), "user", 99),
+        (Transfer(global_id=99, zone_id="B"), "user", 99),
+        (Transfer(user_id=1, zone_id="Z"), "zone", "Z"),
+    ],
+)
+async def test_transfers_with_an_unknown_row_move_nobody(
+    database: Database, ada: User, row: Transfer, kind: str, key: object
+) -> None:
+    """One bad row refuses all, and is named by its index."""
+    rows = [Transfer(user_id=1, zone_id="B"), row, Transfer(user_id=98, zone_id="Y")]
+    with pytest.raises(NotFoundError) as caught:
+        await database.run_transaction(lambda db: user_crud.transfer_users(db, rows))
+    assert (caught.value.kind, caught.value.key, caught.value.index) == (kind, key, 1)
+    assert await events_of(database, "zone:B") == []
+
+
+async def test_transfer_needs_exactly_one_id(database: Database, ada: User) -> None:
+    """A row that names its user twice, or not at all, is invalid."""
+    for row in (Transfer(zone_id="B"), Transfer(user_id=1, global_id=1001, zone_id="B")):
+        with pytest.raises(InvalidValueError):
+            await database.run_transaction(lambda db, row=row: user_crud.transfer_users(db, [row]))
+
+
+async def test_batch_and_objects_mix_in_a_transaction(
+    database: Database, session: AsyncSession, ada: User
+) -> None:
+    """Objects know what a batch did to them, and the net effect is of all writes together."""
+    ada.name = "x"
+    (moved,) = await user_crud.transfer_users(session, [Transfer(user_id=1, zone_id="B")])
+    assert moved is ada
+    assert (ada.zone_id, ada.version) == ("B", 3)
+    ada.name = "y"
+    await session.commit()
+    assert (await events_of(database, "zone:A"))[1:] == [(Left(1, 4),)]
+    ((entered,),) = await events_of(database, "zone:B")
+    assert isinstance(entered, Entered)
+    assert (entered.user.name, entered.user.version) == ("y", 4)
+
+
+async def test_transfer_rolled_back_to_a_savepoint_is_not_told(
+    database: Database, session: AsyncSession, ada: User
+) -> None:
+    """Set-based writes are forgotten with their savepoint like all others."""
+    savepoint = await session.begin_nested()
+    await user_crud.transfer_users(session, [Transfer(user_id=1, zone_id="B")])
+    await savepoint.rollback()
+    await session.commit()
+    assert await events_of(database, "zone:B") == []
+
+
+@pytest.mark.parametrize(("how", "channel"), [("move", "zone:B"), ("unassign", "unassigned")])
+async def test_occupied_zone_is_emptied_and_deleted(
+    database: Database, ada: User, how: str, channel: str
+) -> None:
+    """Who is in a zone that goes is moved by one statement, and nothing follows on its channel."""
+    users = await make_users(database, 20)
+    with counted_statements(database) as sent:
+        await database.run_transaction(
+            lambda db: zone_crud.delete_zone(
+                db, "A", move_to="B" if how == "move" else None, unassign=how == "unassign"
+            )
+        )
+    assert len(writes(sent)) <= 10
+    *left, gone = (await events_of(database, "zone:A"))[-1]
+    assert left == [Left(user_id, 2) for user_id in (1, *(user.id for user in users))]
+    assert gone == ZoneDeleted("A")
+    (entered,) = await events_of(database, channel)
+    assert len(entered) == 21
+
+
+async def test_zone_is_made_read_and_changed(database: Database, ada: User) -> None:
+    """Zones in pages, one without and one with its users in the order of their ids."""
+    await make_users(database, 3)
+    await database.run_transaction(
+        lambda db: zone_crud.update_zone(db, "A", {"name": "x", "attributes": {"floor": 1}})
+    )
+    async with database.get_db(read_only=True) as db:
+        assert [z.zone_id for z in await zone_crud.get_all_zones(db)] == ["A", "B"]
+        assert [z.zone_id for z in await zone_crud.get_all_zones(db, 1, 1)] == ["B"]
+        zone = await zone_crud.get_zone_by_id(db, "A")
+        assert zone is not None
+        assert (zone.name, zone.attributes) == ("x", {"floor": 1})
+        with pytest.raises(InvalidRequestError, match="raise_on_sql"):
+            _ = zone.users
+        with_users = await zone_crud.get_zone_with_users(db, "A")
+        assert with_users is not None
+        assert [user.global_id for user in with_users.users] == [1001, 2000, 2001, 2002]
+        assert await zone_crud.get_zone_by_id(db, "Z") is None
+        assert await zone_crud.get_zone_with_users(db, "Z") is None
+
+
+async def test_reads_take_as_many_statements_for_many_as_for_one(
+    database: Database, ada: User
+) -> None:
+    """No reading function asks again for each row."""
+    await make_users(database, 50)
+    reads = {
+        "get_all_users": (lambda db: user_crud.get_all_users(db, 0, 1000), 1),
+        "get_users_dict": (user_crud.get_users_dict, 1),
+        "get_all_zones": (zone_crud.get_all_zones, 1),
+        "get_zone_with_users": (lambda db: zone_crud.get_zone_with_users(db, "A"), 2),
+    }
+    for name, (read, expected) in reads.items():
+        with counted_statements(database) as sent:
+            async with database.get_db(read_only=True) as db:
+                await read(db)
+        assert len(writes(sent)) == expected, (name, sent)
+
+
+async def test_one_user_is_moved_by_few_statements(database: Database, ada: User) -> None:
+    """The write that everything else waits for is short."""
+    with counted_statements(database) as sent:
+        await database.run_transaction(lambda db: user_crud.transfer_user_to_zone(db, 1, "B"))
+    assert len(writes(sent)) <= 6
+    ((changed_or_left,),) = (await events_of(database, "zone:A"))[1:]
+    assert not isinstance(changed_or_left, Changed)
+
+
+async def test_attributes_hold_whatever_json_can(database: Database, ada: User) -> None:
+    """Attributes come back as they were given, and are told so."""
+    attributes: dict[str, Any] = {
+        "text": "naïve ✓ 🏢",
+        "numbers": [0, -1.5, 2**53],
+        "nested": {"list": [{}], "none": None, "yes": True},
+    }
+    await database.run_transaction(
+        lambda db: user_crud.update_user(db, 1, {"attributes": attributes})
+    )
+    ((changed,),) = (await events_of(database, "zone:A"))[1:]
+    assert isinstance(changed, Changed)
+    assert changed.user.attributes == attributes
+    async with database.get_db(read_only=True) as db:
+        zone = await zone_crud.get_zone_with_users(db, "A")
+        assert isinstance(zone, Zone)
+        assert zone.users[0].attributes == attributes
