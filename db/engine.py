@@ -58,7 +58,7 @@ class DatabaseConfig:
     connect_timeout_s: float = 5
     statement_timeout_s: float = 30
     busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS
-    max_tries: int = 8
+    max_tries: int = 10
     retry_min_s: float = 0.01
     retry_max_s: float = 1.0
 

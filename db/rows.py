@@ -22,10 +22,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import JSON, TypeEngine
 
 from channels import events
-from db.models import User, Zone
+from db.models import Base, User, Zone
 
-USERS: Final = User.__table__
-ZONES: Final = Zone.__table__
+USERS: Final = Base.metadata.tables[User.__tablename__]
+ZONES: Final = Base.metadata.tables[Zone.__tablename__]
 USER_COLUMNS: Final = (
     USERS.c.id,
     USERS.c.global_id,

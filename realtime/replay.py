@@ -191,15 +191,15 @@ class Replay:
 
     async def _open(self) -> Trace:
         try:
-            trace = await asyncio.to_thread(Trace, self._path)
             if self._options.strict:
-                await asyncio.to_thread(self._check, Trace(self._path))
+                await asyncio.to_thread(self._check)
+            trace = await asyncio.to_thread(Trace, self._path)
         except OSError as error:
             raise ReplayError(f"cannot read {self._path}: {error.strerror}") from error
         return trace
 
-    def _check(self, trace: Trace) -> None:
-        malformed = [item for item in trace if isinstance(item, MalformedLine)]
+    def _check(self) -> None:
+        malformed = [item for item in Trace(self._path) if isinstance(item, MalformedLine)]
         for line in malformed[:LISTED_LINES]:
             self._warn(str(line))
         if malformed:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-from centrifuge import (
+from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     Client,
     PublicationContext,
     SubscribedContext,
@@ -93,7 +93,7 @@ class PythonScreen:
         return self.zones
 
 
-class _Subscription(SubscriptionEventHandler):
+class _Subscription(SubscriptionEventHandler):  # type: ignore[misc]  # untyped
     def __init__(self, screen: PythonScreen, zone: str) -> None:
         self._screen = screen
         self._picture = screen.zones[zone] = Picture()

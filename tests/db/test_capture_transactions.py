@@ -44,9 +44,9 @@ async def test_savepoint_left_open_is_told_with_the_commit(
 ) -> None:
     """A commit releases savepoints that are still open, and what they hold counts."""
     async with session.begin():
-        await session.begin_nested()
+        _ = await session.begin_nested()
         ada.name = "x"
-        await session.begin_nested()
+        _ = await session.begin_nested()
         ada.zone_id = "B"
     await assert_log_makes_tables(database)
     assert (await events_of(database, "zone:A"))[1:] == [(Left(1, 3),)]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from sqlalchemy import event, text
@@ -18,9 +19,10 @@ from channels.ports import ChangeLog, UnavailableError
 from channels.positions import Position
 from db import changelog as changelog_module
 from db import user_crud, zone_crud
-from db.changelog import DatabaseChangeLog, UsersStamp
+from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
 from db.epochs import renew_epochs
+from db.head_reader import UsersStamp
 from db.models import User, Zone
 from db.user_crud import NewUser, Transfer
 from tests.db.interruption import run_cancelled_at
@@ -147,7 +149,7 @@ async def test_page_ends_early_at_very_wide_transactions(
     monkeypatch.setattr(changelog_module, "PAGE_MAX_PARTS", 5)
     for n in range(6):
         await database.run_transaction(
-            lambda db, to="BA"[n % 2]: user_crud.transfer_user_to_zone(db, 1, to)
+            partial(user_crud.transfer_user_to_zone, user_id=1, zone_id="BA"[n % 2])
         )
     revs: list[int] = []
     while True:

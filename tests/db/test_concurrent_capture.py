@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from channels.changes import Transaction
 from db import user_crud, zone_crud
 from db.changelog import DatabaseChangeLog
-from db.engine import Database
+from db.engine import Database, DatabaseConfig
 from db.errors import DuplicateError, NotFoundError, ZoneOccupiedError
 from db.models import User, Zone
 from db.user_crud import NewUser, Transfer
@@ -161,6 +161,14 @@ class Writer:
         )
 
 
+@pytest.fixture
+async def contended(postgres_url: str, handed: list[Transaction]) -> AsyncIterator[Database]:
+    """A database with as many tries as it takes where half of all writes are to the same rows."""
+    database = Database(DatabaseConfig(postgres_url, max_tries=40), sink=handed.append)
+    yield database
+    await database.close()
+
+
 async def seed(database: Database) -> None:
     """Make the zones and users 1 to `USERS`."""
     async with database.get_db() as db:
@@ -173,13 +181,13 @@ async def seed(database: Database) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [1, 2])
 async def test_log_of_many_writers_makes_the_tables(
-    postgres_database: Database, handed: list[Transaction], number: int
+    contended: Database, handed: list[Transaction], number: int
 ) -> None:
     """Revisions are contiguous, no lost race reaches a caller, and replaying gives the tables.
 
     What the sink got is the log, and pages of it read by followers are, too.
     """
-    database = postgres_database
+    database = contended
     await seed(database)
     outcomes: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:

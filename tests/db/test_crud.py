@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -320,7 +321,7 @@ async def test_transfer_needs_exactly_one_id(database: Database, ada: User) -> N
     """A row that names its user twice, or not at all, is invalid."""
     for row in (Transfer(zone_id="B"), Transfer(user_id=1, global_id=1001, zone_id="B")):
         with pytest.raises(InvalidValueError):
-            await database.run_transaction(lambda db, row=row: user_crud.transfer_users(db, [row]))
+            await database.run_transaction(partial(user_crud.transfer_users, transfers=[row]))
 
 
 async def test_batch_and_objects_mix_in_a_transaction(
@@ -396,7 +397,7 @@ async def test_reads_take_as_many_statements_for_many_as_for_one(
 ) -> None:
     """No reading function asks again for each row."""
     await make_users(database, 50)
-    reads = {
+    reads: dict[str, tuple[Callable[[AsyncSession], Awaitable[object]], int]] = {
         "get_all_users": (lambda db: user_crud.get_all_users(db, 0, 1000), 1),
         "get_users_dict": (user_crud.get_users_dict, 1),
         "get_all_zones": (zone_crud.get_all_zones, 1),

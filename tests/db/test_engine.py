@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 from sqlalchemy import text
@@ -147,9 +148,7 @@ async def test_deadlock_is_tried_again(postgres_database: Database, postgres_ada
     async with asyncio.TaskGroup() as group:
         for first, second in ("AB", "BA"):
             group.create_task(
-                postgres_database.run_transaction(
-                    lambda db, first=first, second=second: write(db, first, second)
-                )
+                postgres_database.run_transaction(partial(write, first=first, second=second))
             )
     await assert_log_makes_tables(postgres_database)
     assert len(await events_of(postgres_database, "zone:A")) == 3
@@ -181,7 +180,7 @@ async def test_cancelled_write_is_whole_or_nothing(
         before = len(handed)
         cancelled = await run_cancelled_at(
             database.run_transaction(
-                lambda db, to=target: user_crud.transfer_user_to_zone(db, 1, to)
+                partial(user_crud.transfer_user_to_zone, user_id=1, zone_id=target)
             ),
             index,
         )
@@ -192,7 +191,7 @@ async def test_cancelled_write_is_whole_or_nothing(
         if not cancelled:
             break
         await database.run_transaction(
-            lambda db, to=target: user_crud.transfer_user_to_zone(db, 1, to)
+            partial(user_crud.transfer_user_to_zone, user_id=1, zone_id=target)
         )
     # Cancelled before, and in, the commit, which was carried through; and not at all.
     assert outcomes == {(True, False), (True, True), (False, True)}
@@ -225,9 +224,7 @@ async def test_database_in_memory_is_one_database() -> None:
     async with asyncio.TaskGroup() as group:
         for n in range(5):
             group.create_task(
-                database.run_transaction(
-                    lambda db, n=n: user_crud.create_user(db, global_id=n, name="u")
-                )
+                database.run_transaction(partial(user_crud.create_user, global_id=n, name="u"))
             )
     async with database.get_db(read_only=True) as db:
         assert await user_crud.count_users(db) == 5

@@ -30,7 +30,7 @@ def user_effects(draw: st.DrawFn) -> list[UserEffect]:
     effects = []
     for user_id in draw(st.lists(st.integers(1, 50), unique=True)):
         before = draw(st.none() | st.builds(UserBefore, ZONE_IDS, st.integers(1, 9)))
-        version = before.version if before else 0
+        version = before.version if before is not None else 0
         moves = draw(st.booleans())
         after = user(user_id, draw(ZONE_IDS), version + 1) if moves else None
         effects.append(UserEffect(user_id, before, after, version))
@@ -43,7 +43,7 @@ def test_events_turn_what_was_into_what_is(effects: list[UserEffect]) -> None:
     told = events_by_channel(effects, [])
     for zone_id in ("A", "B", "C", None):
         channel = zone_channel(zone_id)
-        state = {e.user_id: e.before.version for e in effects if _was_in(e, zone_id)}
+        version = before.version if before is not None else 0  # type: ignore[union-attr] # Drawn.
         for event in told.get(channel, ()):
             _apply(state, event)
         assert state == {
@@ -76,13 +76,21 @@ def test_order_is_left_changed_entered_each_by_id(effects: list[UserEffect]) -> 
     """The order of a channel's events doesn't depend on the order of the writes."""
     told = events_by_channel(effects, [])
     assert told == events_by_channel(list(reversed(effects)), [])
-    rank = {Left: 0, Changed: 1, Entered: 2}
     for of_channel in told.values():
-        keys = [
-            (rank[type(e)], e.user_id if isinstance(e, Left) else e.user.id) for e in of_channel
-        ]  # type: ignore[union-attr] # Users' events only.
+        keys = [_place(event) for event in of_channel]
         assert keys == sorted(keys)
-        assert of_channel
+        assert keys
+
+
+def _place(event: Event) -> tuple[int, int]:
+    match event:
+        case Left(user_id):
+            return 0, user_id
+        case Changed(changed):
+            return 1, changed.id
+        case Entered(entered):
+            return 2, entered.id
+    raise AssertionError(event)
 
 
 def test_untouched_user_is_not_told() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import UncapturedWriteError
 from db.models import ChangeRow, User, Zone
+from db.rows import USERS, ZONES
 from tests.db.replay import assert_log_makes_tables
 
 Write = Callable[[AsyncSession], Awaitable[object]]
@@ -38,8 +39,8 @@ WRITES: dict[str, Write] = {
     "UPDATE by primary key": lambda s: s.execute(update(User), [{"id": 1, "name": "x"}]),
     "UPDATE of zones": lambda s: s.execute(update(Zone).values(name="x")),
     "DELETE of zones": lambda s: s.execute(delete(Zone)),
-    "UPDATE of the table": lambda s: s.execute(update(User.__table__).values(name="x")),
-    "DELETE of the table": lambda s: s.execute(delete(Zone.__table__)),
+    "UPDATE of the table": lambda s: s.execute(update(USERS).values(name="x")),
+    "DELETE of the table": lambda s: s.execute(delete(ZONES)),
     "from_statement": lambda s: s.execute(_from_statement()),
     "Query.update": _legacy(lambda s: s.query(User).update({"name": "x"})),
     "Query.delete": _legacy(lambda s: s.query(User).delete()),
@@ -107,5 +108,5 @@ async def test_zone_is_not_renamed_by_its_key(session: AsyncSession, ada: User) 
 async def test_reads_are_left_alone(session: AsyncSession, ada: User) -> None:
     """SELECTs of all kinds pass."""
     assert (await session.scalars(select(User))).one().id == 1
-    assert (await session.execute(select(User.__table__.c.id))).scalar_one() == 1
+    assert (await session.execute(select(USERS.c.id))).scalar_one() == 1
     assert (await session.execute(text("SELECT count(*) FROM zones"))).scalar_one() == 2

@@ -1,0 +1,75 @@
+"""Nodes as processes, and screens of every make that watch them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.screens import MakeScreen, event_stream, javascript_sdk, own_client, python_sdk
+from tests.nodes import NodeProcess, running_nodes
+from tests.trace_maker import FULL, make_trace
+
+BESIDE = Path(__file__).parents[3] / "shared" / "data" / "badge_trace.csv"
+
+
+@pytest.fixture
+def production(postgres_url: str, redis_url: str) -> dict[str, object]:
+    """Settings of nodes that share a PostgreSQL and a Redis."""
+    return {"database_url": postgres_url, "redis_url": redis_url, "pool_size": 5}
+
+
+@pytest.fixture
+async def two_nodes(
+    production: dict[str, object], tmp_path: Path
+) -> AsyncIterator[list[NodeProcess]]:
+    """Two nodes on PostgreSQL and Redis."""
+    async with running_nodes(tmp_path, 2, production) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+async def three_nodes(
+    production: dict[str, object], tmp_path: Path
+) -> AsyncIterator[list[NodeProcess]]:
+    """Three nodes on PostgreSQL and Redis."""
+    async with running_nodes(tmp_path, 3, production) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+async def embedded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[list[NodeProcess]]:
+    """One node on SQLite."""
+    async with running_nodes(tmp_path, 1, {"database_url": sqlite_url}) as nodes:
+        yield nodes
+
+
+@pytest.fixture(params=["javascript", "python", "own", "sse"])
+def make_screen(request: pytest.FixtureRequest) -> MakeScreen:
+    """Make screens of one make; a test that takes this runs for each."""
+    match request.param:
+        case "javascript":
+            return javascript_sdk(request.getfixturevalue("node"))
+        case "python":
+            return python_sdk
+        case "own":
+            return own_client
+        case _:
+            return event_stream
+
+
+@pytest.fixture(scope="session")
+async def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trace that is replayed: what is named, what lies beside the checkout, or a made one."""
+    named = os.environ.get("ZONECAST_TEST_TRACE")
+    if named:
+        return Path(named)
+    if BESIDE.exists():
+        return BESIDE
+    made = tmp_path_factory.mktemp("trace") / "trace.csv"
+    lines = await asyncio.to_thread(make_trace, FULL)
+    made.write_text("\n".join(lines) + "\n")
+    return made
