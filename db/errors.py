@@ -7,6 +7,7 @@
     ├── ConflictError          a race lost, also after the tries allowed; trying again may work
     ├── VersionMismatchError   the caller's version is not the present one
     ├── InvalidValueError      a value that the tables can't hold
+    ├── OccupiedError          another node serves the database (`db.occupancy`)
     └── UncapturedWriteError   a write that subscribers would never hear of
 
 That the database can't be asked at all is `channels.ports.UnavailableError`.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -25,6 +25,7 @@ from channels.publisher import Publisher
 from channels.repairs import FollowerConfig
 from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
+from db.occupancy import occupy
 from realtime import sse_endpoint, websocket_endpoint
 from realtime.api import add_api
 from realtime.connections import Connections
@@ -65,6 +66,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
         node_id = f"{settings.node_name}-{node_id}"
     metrics = Metrics()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(occupied(settings))
         database = Database(database_config(settings))
         stack.push_async_callback(database.close)
         change_log = DatabaseChangeLog(database, timeout_s=settings.statement_timeout_s)
@@ -110,6 +112,12 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.redis_timeout_s):
                     await publisher.flush()
+
+
+def occupied(settings: Settings) -> AbstractAsyncContextManager[None]:
+    """Hold the database for a node with these settings, as `db.occupancy.occupy` does."""
+    url = settings.database_url.get_secret_value()
+    return occupy(url, shares_bus=settings.redis_url is not None)
 
 
 class _StopError(Exception):

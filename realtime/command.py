@@ -23,7 +23,8 @@ from db import migrate as migrations
 from db.engine import Database
 from db.epochs import renew_epochs
 from db.errors import ConflictError
-from realtime.app import database_config
+from db.occupancy import OccupiedError
+from realtime.app import database_config, occupied
 from realtime.logs import configure_logging, mask_text
 from realtime.replay import Replay, ReplayOptions
 from realtime.replay_api import ReplayError
@@ -63,6 +64,7 @@ class CommandError(Exception):
 FAILURES: Final = (
     CommandError,
     ConflictError,
+    OccupiedError,
     ReplayError,
     SettingsError,
     UnavailableError,
@@ -90,12 +92,19 @@ def serve(
         log_level=log_level,
     )
     configure_logging(settings.log_level, settings.log_format)
-    asyncio.run(migrations.upgrade(settings.database_url.get_secret_value()))
+    asyncio.run(_prepare(settings))
     with _listening(settings) as listener:
         typer.echo(_where_to_look(_address(settings, listener)))
         code = serve_settings(settings, listener)
     if code:
         raise CommandError("the server did not start; the log says why")
+
+
+async def _prepare(settings: Settings) -> None:
+    """Migrate, and find out before anything listens whether another node is in the way."""
+    await migrations.upgrade(settings.database_url.get_secret_value())
+    async with occupied(settings):
+        pass
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ def drop_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     """Cut query strings from the server's own lines: they may hold a token."""
     if str(event.get("logger", "")).startswith("uvicorn"):
         event["event"] = _QUERY.sub("", str(event.get("event", "")))
+        # The same line again, with escape sequences for a terminal.
+        event.pop("color_message", None)
     return event
 
 
@@ -127,7 +129,14 @@ def _quiet_libraries(level: str) -> None:
         logger.setLevel(logging.NOTSET)
     # At INFO these two tell each statement and each step; that is asked for by "debug".
     loudest = logging.INFO if level == "debug" else logging.WARNING
-    for name in ("sqlalchemy.engine", "sqlalchemy.pool", "httpx", "httpcore", "websockets"):
+    for name in (
+        "alembic",
+        "sqlalchemy.engine",
+        "sqlalchemy.pool",
+        "httpx",
+        "httpcore",
+        "websockets",
+    ):
         logging.getLogger(name).setLevel(loudest)
 
 

@@ -161,9 +161,11 @@ class WatchStream:
                         close_timeout=1,
                         proxy=None if is_loopback(self._url) else True,
                     )
-                async with socket:
-                    self._was_connected = True
+                self._was_connected = True
+                try:
                     await self._converse(socket)
+                finally:
+                    await socket.close()
             except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
                 self._check_final(error)
             except LostChangesError:
