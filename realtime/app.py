@@ -7,7 +7,9 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 
 from cache.bus_config import BusConfig
@@ -91,6 +93,13 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 publisher.accept(transaction)
 
             database.attach(committed)
+            log = structlog.stdlib.get_logger("zonecast.node").bind(node=node_id)
+            log.info(
+                "started",
+                version=version("zonecast"),
+                database=database.dialect,
+                bus="redis" if settings.redis_url else "process",
+            )
             for work in (
                 bus.run(feed.follower),
                 feed.run(),

@@ -20,7 +20,7 @@ from realtime.watch_stream import WatchError, WatchStream
 from realtime.watched_zone import WatchedZone
 
 BATCH_MAX_ROWS: Final = 1_000
-LINES_PER_READ: Final = 500
+LINES_PER_READ: Final = 64
 GIVE_UP_AFTER_S: Final = 60.0
 ARRIVE_TIMEOUT_S: Final = 15.0
 COMPARE_MAX_TRIES: Final = 5

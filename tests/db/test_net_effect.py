@@ -43,7 +43,7 @@ def test_events_turn_what_was_into_what_is(effects: list[UserEffect]) -> None:
     told = events_by_channel(effects, [])
     for zone_id in ("A", "B", "C", None):
         channel = zone_channel(zone_id)
-        version = before.version if before is not None else 0  # type: ignore[union-attr] # Drawn.
+        state = {e.user_id: e.before.version for e in effects if e.before and _was_in(e, zone_id)}
         for event in told.get(channel, ()):
             _apply(state, event)
         assert state == {
