@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from importlib.metadata import version
 
 import structlog
 from fastapi import FastAPI
@@ -55,19 +54,13 @@ def build_app(settings: Settings) -> FastAPI:
     return app
 
 
-def app_from_environment() -> FastAPI:
-    """Build the application in a worker process, from `ZONECAST_*` alone."""
-    return build_app(Settings())
-
-
 @asynccontextmanager
 async def running_node(settings: Settings) -> AsyncIterator[Node]:
     """Run everything of a node; at the end publish what is committed and close it all."""
-    node_id = secrets.token_hex(6)
-    if settings.node_name:
-        node_id = f"{settings.node_name}-{node_id}"
+    node_id = new_node_id(settings)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
+        stack.enter_context(logged_life(settings, node_id))
         await stack.enter_async_context(occupied(settings))
         database = Database(database_config(settings))
         stack.push_async_callback(database.close)
@@ -93,13 +86,6 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 publisher.accept(transaction)
 
             database.attach(committed)
-            log = structlog.stdlib.get_logger("zonecast.node").bind(node=node_id)
-            log.info(
-                "started",
-                version=version("zonecast"),
-                database=database.dialect,
-                bus="redis" if settings.redis_url else "process",
-            )
             for work in (
                 bus.run(feed.follower),
                 feed.run(),
@@ -121,6 +107,25 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.redis_timeout_s):
                     await publisher.flush()
+
+
+def new_node_id(settings: Settings) -> str:
+    """Return an id for this start of this process."""
+    start = secrets.token_hex(6)
+    return f"{settings.node_name}-{start}" if settings.node_name else start
+
+
+@contextlib.contextmanager
+def logged_life(settings: Settings, node_id: str) -> Iterator[None]:
+    """Log when a node starts and stops."""
+    log = structlog.stdlib.get_logger("zonecast.node").bind(node=node_id)
+    log.info(
+        "node starts",
+        database="sqlite" if settings.embedded else "postgresql",
+        bus="redis" if settings.redis_url else "process",
+    )
+    yield
+    log.info("node stopped")
 
 
 def occupied(settings: Settings) -> AbstractAsyncContextManager[None]:

@@ -97,7 +97,7 @@ def serve(
         typer.echo(_where_to_look(_address(settings, listener)))
         code = serve_settings(settings, listener)
     if code:
-        raise CommandError("the server did not start; the log says why")
+        raise CommandError("the server did not start, or failed; the log says why")
 
 
 async def _prepare(settings: Settings) -> None:

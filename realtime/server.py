@@ -47,7 +47,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         app = build_app(settings)
         server = Server(server_config(app, settings), app, settings)
         server.run(sockets=[listener])
-        return 0 if server.started else 1
+        return 0 if server.started and not server.has_failed else 1
     export(settings)
     Workers(settings.workers, [listener]).run()
     return 0

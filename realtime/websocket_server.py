@@ -70,6 +70,16 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the lifespan ended by itself: the node no longer follows the database."""
+        lifespan = getattr(self, "lifespan", None)
+        return bool(getattr(lifespan, "error_occurred", False))
+
+    async def on_tick(self, counter: int) -> bool:
+        """End the process when its node has failed, rather than serve a picture that stands."""
+        return await super().on_tick(counter) or self.has_failed
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, say goodbye, wait, drop who is left, and end the lifespan."""
         loop = asyncio.get_running_loop()
