@@ -19,14 +19,12 @@ two-phase commits (neither driver has them), and what other programs do to the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import Connection, event, inspect, select
 from sqlalchemy.orm import (
     InstanceState,
     Mapper,
-    PassiveFlag,
     Session,
     SessionTransaction,
     UOWTransaction,
@@ -36,6 +34,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from channels.changes import Transaction
 from db import refusals
+from db.history import identity_of, known_before, known_version, state_of, user_refreshed
 from db.journal import Journal
 from db.models import User, Zone
 from db.net_effect import UserBefore
@@ -44,7 +43,6 @@ from db.rows import USERS, ZONES, among
 _JOURNALS: Final = "zonecast.journals"
 _COMMITTED: Final = "zonecast.committed"
 _BEFORES: Final = "zonecast.befores"
-_PARTIAL: Final = "zonecast.partial"
 
 
 def listen() -> None:
@@ -54,16 +52,19 @@ def listen() -> None:
     event.listen(Session, "after_transaction_create", _after_transaction_create)
     event.listen(Session, "after_transaction_end", _after_transaction_end)
     refusals.listen()
-    event.listen(User, "refresh", _user_refreshed)
-    event.listen(User, "before_update", _before_user_update)
-    event.listen(User, "after_update", _after_user_update)
-    event.listen(User, "after_insert", _after_user_insert)
-    event.listen(User, "before_delete", _before_user_delete)
-    event.listen(User, "after_delete", _after_user_delete)
-    event.listen(Zone, "before_update", _before_zone_update)
-    event.listen(Zone, "after_update", _after_zone_update)
-    event.listen(Zone, "after_insert", _after_zone_insert)
-    event.listen(Zone, "after_delete", _after_zone_delete)
+    for model, name, listener in (
+        (User, "refresh", user_refreshed),
+        (User, "before_update", _before_user_update),
+        (User, "after_update", _after_user_update),
+        (User, "after_insert", _after_user_insert),
+        (User, "before_delete", _before_user_delete),
+        (User, "after_delete", _after_user_delete),
+        (Zone, "before_update", _before_zone_update),
+        (Zone, "after_update", _after_zone_update),
+        (Zone, "after_insert", _after_zone_insert),
+        (Zone, "after_delete", _after_zone_delete),
+    ):
+        event.listen(model, name, listener, propagate=True)
 
 
 def journal_of(session: Session, connection: Connection) -> Journal:
@@ -171,7 +172,7 @@ def _before_flush(session: Session, _context: UOWTransaction, _instances: object
     # Of this flush only: what an earlier one found out may have been rolled back.
     session.info[_BEFORES] = {}
     deleted = [obj for obj in session.deleted if isinstance(obj, User)]
-    unknown = [obj for obj in session.dirty if isinstance(obj, User) and not _known_before(obj)]
+    unknown = [obj for obj in session.dirty if isinstance(obj, User) and not known_before(obj)]
     deleted_zones = [obj for obj in session.deleted if isinstance(obj, Zone)]
     if deleted or unknown:
         _lock_users(session, deleted, unknown)
@@ -189,7 +190,7 @@ def _lock_users(session: Session, deleted: list[User], unknown: list[User]) -> N
     could be others by the time of the UPDATE.
     """
     connection = session.connection(bind_arguments={"mapper": inspect(User)})
-    ids = {_identity(obj): obj for obj in (*deleted, *unknown)}
+    ids = {identity_of(obj): obj for obj in (*deleted, *unknown)}
     query = (
         select(USERS.c.id, USERS.c.zone_id, USERS.c.version)
         .where(among(USERS.c.id, list(ids), connection.dialect.name))
@@ -198,15 +199,15 @@ def _lock_users(session: Session, deleted: list[User], unknown: list[User]) -> N
     )
     rows = {row.id: UserBefore(row.zone_id, row.version) for row in connection.execute(query)}
     for user_id, user in ids.items():
-        known, row = _known_version(user), rows.get(user_id)
+        known, row = known_version(user), rows.get(user_id)
         if row is None or known not in (None, row.version):
             raise StaleDataError(f"user {user_id} is gone or was changed by another transaction")
-        _befores(user)[_state(user)] = row
+        _befores(user)[state_of(user)] = row
 
 
 def _lock_zones(session: Session, deleted: list[Zone]) -> None:
     connection = session.connection(bind_arguments={"mapper": inspect(Zone)})
-    wanted = {str(_identity(zone)) for zone in deleted}
+    wanted = {str(identity_of(zone)) for zone in deleted}
     query = (
         select(ZONES.c.zone_id)
         .where(among(ZONES.c.zone_id, sorted(wanted), connection.dialect.name))
@@ -220,43 +221,34 @@ def _lock_zones(session: Session, deleted: list[Zone]) -> None:
 def _note_replacements(session: Session, users: list[User], zones: list[Zone]) -> None:
     """Tell new objects what they replace: deleted and made anew in one flush is an UPDATE."""
     befores: dict[InstanceState[Any], Any] = session.info[_BEFORES]
-    by_identity = {_identity(user): befores[_state(user)] for user in users}
-    replaced = {_identity(zone) for zone in zones}
+    by_identity = {identity_of(user): befores[state_of(user)] for user in users}
+    replaced = {identity_of(zone) for zone in zones}
     for obj in session.new:
         if isinstance(obj, User) and obj.id in by_identity:
-            befores[_state(obj)] = by_identity[obj.id]
+            befores[state_of(obj)] = by_identity[obj.id]
         elif isinstance(obj, Zone) and obj.zone_id in replaced:
-            befores[_state(obj)] = True
+            befores[state_of(obj)] = True
 
 
 # --- The objects -----------------------------------------------------------------------------
 
 
-def _user_refreshed(user: User, _context: object, attributes: Iterable[str] | None) -> None:
-    """Distrust a zone that is older than the version: they were read at different times."""
-    state = _state(user)
-    if attributes is None or "zone_id" in attributes:
-        state.info.pop(_PARTIAL, None)
-    elif "version" in attributes:
-        state.info[_PARTIAL] = True
-
-
 def _before_user_update(_mapper: Mapper[User], connection: Connection, user: User) -> None:
     for name in ("id", "version"):
-        if _state(user).attrs[name].history.added:
+        if state_of(user).attrs[name].history.added:
             refusals.refuse(f"a change of users.{name}")
     _ensure_before(connection, user)
 
 
 def _after_user_update(_mapper: Mapper[User], connection: Connection, user: User) -> None:
-    before: UserBefore = _befores(user)[_state(user)]
+    before: UserBefore = _befores(user)[state_of(user)]
     # Also called for objects with nothing to write; then the version stays.
     if user.version != before.version:
         _journal(user, connection).touch_user(user.id, before)
 
 
 def _after_user_insert(_mapper: Mapper[User], connection: Connection, user: User) -> None:
-    before: UserBefore | None = _befores(user).get(_state(user))
+    before: UserBefore | None = _befores(user).get(state_of(user))
     _journal(user, connection).touch_user(user.id, before)
 
 
@@ -265,12 +257,12 @@ def _before_user_delete(_mapper: Mapper[User], connection: Connection, user: Use
 
 
 def _after_user_delete(_mapper: Mapper[User], connection: Connection, user: User) -> None:
-    before: UserBefore = _befores(user)[_state(user)]
+    before: UserBefore = _befores(user)[state_of(user)]
     _journal(user, connection).touch_user(user.id, before)
 
 
 def _before_zone_update(_mapper: Mapper[Zone], _connection: Connection, zone: Zone) -> None:
-    if _state(zone).attrs["zone_id"].history.deleted:
+    if state_of(zone).attrs["zone_id"].history.deleted:
         refusals.refuse("a change of zones.zone_id")
 
 
@@ -280,7 +272,7 @@ def _after_zone_update(_mapper: Mapper[Zone], connection: Connection, zone: Zone
 
 
 def _after_zone_insert(_mapper: Mapper[Zone], connection: Connection, zone: Zone) -> None:
-    replaces = _state(zone) in _befores(zone)
+    replaces = state_of(zone) in _befores(zone)
     _journal(zone, connection).touch_zone(zone.zone_id, existed=replaces)
 
 
@@ -293,54 +285,22 @@ def _ensure_before(connection: Connection, user: User) -> None:
 
     It did, but for an object that another listener of before_flush changed after ours.
     """
-    state = _state(user)
+    state = state_of(user)
     befores = _befores(user)
     if state in befores:
         return
-    before = _known_before(user)
+    before = known_before(user)
     if before is None:
         query = (
             select(USERS.c.zone_id, USERS.c.version)
-            .where(USERS.c.id == _identity(user))
+            .where(USERS.c.id == identity_of(user))
             .with_for_update()
         )
         row = connection.execute(query).one_or_none()
-        if row is None or _known_version(user) not in (None, row.version):
-            raise StaleDataError(f"user {_identity(user)} is gone or was changed")
+        if row is None or known_version(user) not in (None, row.version):
+            raise StaleDataError(f"user {identity_of(user)} is gone or was changed")
         before = UserBefore(row.zone_id, row.version)
     befores[state] = before
-
-
-def _known_before(user: User) -> UserBefore | None:
-    """Where the user was before the changes of the object, when the object knows it."""
-    state = _state(user)
-    if _PARTIAL in state.info:
-        return None
-    zone, version = _loaded(state, "zone_id"), _loaded(state, "version")
-    return UserBefore(zone[0], version[0]) if zone and version else None
-
-
-def _known_version(user: User) -> int | None:
-    version = _loaded(_state(user), "version")
-    return version[0] if version else None
-
-
-def _loaded(state: InstanceState[Any], name: str) -> tuple[Any, ...] | None:
-    """Return the value that was read from the database, as a tuple of it, if there is one."""
-    history = state.get_history(name, PassiveFlag.PASSIVE_NO_INITIALIZE)
-    found = history.deleted or history.unchanged
-    return tuple(found) if found else None
-
-
-def _identity(obj: User | Zone) -> Any:
-    key = _state(obj).identity
-    assert key is not None  # noqa: S101 - what is dirty or deleted has been persistent
-    return key[0]
-
-
-def _state(obj: User | Zone) -> InstanceState[Any]:
-    state: InstanceState[Any] = inspect(obj)
-    return state
 
 
 def _session(obj: User | Zone) -> Session:

@@ -149,8 +149,8 @@ class Journal:
             self.recorded = transaction
 
     def hand_over(self) -> Transaction | None:
-        """Give what was recorded to the outlet, once, now that it is committed."""
-        transaction, self.recorded = self.recorded, None
+        """Give what was recorded to the outlet, now that it is committed."""
+        transaction = self.recorded
         if transaction is None:
             return None
         committed = Transaction(

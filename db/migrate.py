@@ -62,7 +62,12 @@ def _migrate(connection: Connection, scripts: ScriptDirectory) -> None:
 def _engine(url: str) -> AsyncEngine:
     engine = create_async_engine(url, poolclass=NullPool)
     if engine.dialect.name == "sqlite":
-        sqlite.set_up(engine.sync_engine, read_only=False, busy_timeout_ms=LOCK_TIMEOUT_S * 1000)
+        sqlite.set_up(
+            engine.sync_engine,
+            read_only=False,
+            busy_timeout_ms=LOCK_TIMEOUT_S * 1000,
+            uses_wal=False,
+        )
     return engine
 
 
@@ -92,6 +97,8 @@ async def upgrade(url: str) -> None:
                         text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}
                     )
                 await connection.run_sync(_migrate, scripts)
+            if engine.dialect.name == "sqlite":
+                await sqlite.switch_to_wal(engine, LOCK_TIMEOUT_S)
     finally:
         await engine.dispose()
     _log.info("database migrated", extra={"revision": scripts.get_current_head()})

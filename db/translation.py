@@ -51,7 +51,7 @@ _INVALID: Final = {
 
 _USER_KEYS: Final = ("uq_users_global_id", "users.global_id", "pk_users", "users.id")
 _ZONE_KEYS: Final = ("pk_zones", "zones.zone_id")
-_KEY: Final = re.compile(r"Key \((\w+)\)=\((.*?)\)")
+_KEY: Final = re.compile(r"\(\w+\)=\((.*?)\)")
 
 
 @contextmanager
@@ -148,9 +148,9 @@ def _without_sqlstate(error: exc.DBAPIError) -> Exception:
     cause = error.orig.__cause__ if error.orig is not None else None
     if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
         return InvalidValueError("value", _UNFIT)
-    if isinstance(error, exc.OperationalError | exc.InterfaceError) or (
-        error.connection_invalidated
-    ):
+    # SQLite says of a file that isn't a database, or is damaged, that it is a DatabaseError.
+    failed = isinstance(error, exc.OperationalError | exc.InterfaceError)
+    if failed or type(error) is exc.DatabaseError or error.connection_invalidated:
         kind = type(error.orig).__name__ if error.orig else type(error).__name__
         return UnavailableError("database", f"connection or storage failed: {kind}")
     return DatabaseError(f"the database refused: {type(error.orig).__name__}")
@@ -158,18 +158,18 @@ def _without_sqlstate(error: exc.DBAPIError) -> Exception:
 
 def _broken_constraint(error: exc.IntegrityError) -> Exception:
     """Name the rule of ours that a constraint stands for."""
-    words = str(error.orig)
-    found = _KEY.search(words)
-    key = found[2] if found else None
+    # asyncpg's own error is the cause; PostgreSQL may be speaking any language, but the names
+    # of constraints and the form of keys are the same in all.
+    cause = error.orig.__cause__ if error.orig is not None else None
+    detail = getattr(cause, "detail", None) or ""
+    words = f"{error.orig} {getattr(cause, 'constraint_name', None)}"
+    found = _KEY.search(detail)
+    key = found[1] if found else None
     if any(name in words for name in _USER_KEYS):
         return DuplicateError("user", int(key) if key else None)
     if any(name in words for name in _ZONE_KEYS):
         return DuplicateError("zone", key)
-    if "still referenced" in words:
-        return ZoneOccupiedError(key, None)
-    if "fk_users_zone_id_zones" in words:
-        return NotFoundError("zone", key)
-    if "FOREIGN KEY constraint failed" in words:
+    if "fk_users_zone_id_zones" in words or "FOREIGN KEY constraint failed" in words:
         deleting = (error.statement or "").lstrip().upper().startswith("DELETE")
-        return ZoneOccupiedError(None, None) if deleting else NotFoundError("zone", None)
+        return ZoneOccupiedError(key, None) if deleting else NotFoundError("zone", key)
     return InvalidValueError("value", "breaks a rule of the tables")

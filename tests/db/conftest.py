@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from channels.changes import Transaction
 from db.engine import Database, DatabaseConfig
 from db.models import User, Zone
-
-Seeded = Callable[..., User]
+from tests.db.replay import assert_handed_is_log, assert_log_makes_tables
 
 
 @pytest.fixture
@@ -36,6 +35,14 @@ async def postgres_database(
     database = Database(DatabaseConfig(url=postgres_url), sink=handed.append)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def log_is_whole(database: Database, handed: list[Transaction]) -> AsyncIterator[None]:
+    """After the test the log makes the tables, and the sink was given the log."""
+    yield
+    await assert_log_makes_tables(database)
+    await assert_handed_is_log(database, handed)
 
 
 async def add_zones_and_ada(session: AsyncSession) -> User:

@@ -15,6 +15,8 @@ from channels.events import Changed, Entered, Left, ZoneDeleted
 from db.engine import Database
 from db.errors import ConflictError, UncapturedWriteError
 from db.models import Base, User, Zone
+from db.user_crud import create_user
+from db.zone_crud import create_zone
 from tests.db.replay import (
     assert_handed_is_log,
     assert_log_makes_tables,
@@ -160,9 +162,11 @@ async def test_plain_engine_and_session_are_captured() -> None:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with AsyncSession(engine) as session:
-        session.add(Zone(zone_id="A", name="a"))
-        session.add(User(global_id=1, name="Ada", zone_id="A"))
+        await create_zone(session, zone_id="A", name="a")
+        user = await create_user(session, global_id=1, name="Ada", zone_id="A")
         await session.commit()
+        await session.refresh(user)
+        assert user.version == 1
         log = await session.execute(text("SELECT channel, rev FROM changes ORDER BY channel"))
         assert [tuple(row) for row in log] == [("zone:A", 1), ("zones", 1)]
         heads = await session.execute(text("SELECT channel FROM channel_heads ORDER BY channel"))

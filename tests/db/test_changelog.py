@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -15,17 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from channels import events
 from channels.changes import Transaction
 from channels.events import Changed
-from channels.ports import ChangeLog, UnavailableError
+from channels.ports import ChangeLog
 from channels.positions import Position
 from db import changelog as changelog_module
 from db import user_crud, zone_crud
 from db.changelog import DatabaseChangeLog
-from db.engine import Database, DatabaseConfig
+from db.engine import Database
 from db.epochs import renew_epochs
 from db.head_reader import UsersStamp
 from db.models import User, Zone
 from db.user_crud import NewUser, Transfer
-from tests.db.interruption import run_cancelled_at
 
 
 @pytest.fixture
@@ -177,6 +174,24 @@ async def test_changes_of_an_older_epoch_are_not_read(
     assert page.head.epoch != before.epoch
 
 
+async def test_positions_of_a_write_are_where_the_heads_are(
+    database: Database, log: DatabaseChangeLog, ada: User
+) -> None:
+    """Also those of a zone that was made, with somebody in it, and of one made anew."""
+
+    async def make(db: AsyncSession) -> None:
+        await zone_crud.create_zone(db, zone_id="C", name="c")
+        await user_crud.transfer_user_to_zone(db, 1, "C")
+
+    async def remove(db: AsyncSession) -> None:
+        await zone_crud.delete_zone(db, "C", unassign=True)
+
+    for work in (make, remove, make):
+        committed = await database.run_transaction(work)
+        assert "zone:C" in committed.positions
+        assert await log.read_heads(list(committed.positions)) == committed.positions
+
+
 async def test_heads_of_many_channels(
     database: Database, log: DatabaseChangeLog, ada: User
 ) -> None:
@@ -254,73 +269,6 @@ async def test_state_and_head_are_of_one_moment(database: Database, ada: User) -
             assert page.changes[-1].rev == page.head.rev
             stamp, users = await log.read_users_dict()
             assert stamp.revs == users[1001]["version"] + 1
-    await log.close()
-
-
-async def test_reserved_connection_is_replaced_when_it_breaks(
-    postgres_database: Database, postgres_ada: int
-) -> None:
-    """Heads are read again after the server has thrown the reader out."""
-    log = DatabaseChangeLog(postgres_database)
-    before = await log.read_heads(["zone:A"])
-    async with postgres_database.engine.begin() as connection:
-        killed = await connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE application_name = 'zonecast heads' AND datname = current_database()"
-            )
-        )
-        assert killed.scalars().all() == [True]
-    # Whether the loss is known when it is asked, or found out by asking, is not ours to say.
-    with contextlib.suppress(UnavailableError):
-        await log.read_heads(["zone:A"])
-    assert await log.read_heads(["zone:A"]) == before
-    await log.close()
-
-
-async def test_heads_are_read_while_the_pool_is_exhausted(postgres_url: str) -> None:
-    """Writers that hold every connection don't delay noticing what they write."""
-    database = Database(DatabaseConfig(postgres_url, pool_size=1, max_overflow=0))
-    log = DatabaseChangeLog(database, timeout_s=2)
-    async with database.get_db():
-        assert (await log.read_heads(["zones"]))["zones"].rev == 0
-        assert (await log.read_stamp()).heads == 2
-        with pytest.raises(UnavailableError):
-            await log.read_state("zones")
-    await log.close()
-    await database.close()
-
-
-async def test_reading_heads_is_cancel_safe(database: Database, ada: User) -> None:
-    """Cancelled at any of its awaits, the next question is answered."""
-    log = DatabaseChangeLog(database)
-    expected = await log.read_heads(["zone:A"])
-    for read in (lambda: log.read_heads(["zone:A"]), lambda: log.read_state("zone:A")):
-        for index in itertools.count():
-            cancelled = await run_cancelled_at(read(), index)
-            assert await log.read_heads(["zone:A"]) == expected
-            if not cancelled:
-                break
-    await log.close()
-
-
-async def test_silent_database_is_unavailable_in_time(
-    postgres_database: Database, postgres_ada: int
-) -> None:
-    """A question that waits for a lock ends with its bound."""
-    log = DatabaseChangeLog(postgres_database, timeout_s=0.2)
-    async with postgres_database.engine.begin() as holder:
-        await holder.execute(text("LOCK TABLE channel_heads IN ACCESS EXCLUSIVE MODE"))
-        for read in (
-            log.read_state("zone:A"),
-            log.read_changes("zone:A", 0, 1),
-            log.read_heads(["zone:A"]),
-            log.read_stamp(),
-        ):
-            async with asyncio.timeout(5):
-                with pytest.raises(UnavailableError, match="database"):
-                    await read
-    assert (await log.read_heads(["zone:A"]))["zone:A"].rev == 1
     await log.close()
 
 

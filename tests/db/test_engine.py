@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -17,6 +19,7 @@ from db import user_crud, zone_crud
 from db.engine import Database, DatabaseConfig
 from db.errors import ConflictError, NotFoundError
 from db.models import Base, User, Zone
+from db.user_crud import NewUser, Transfer
 from tests.db.interruption import run_cancelled_at
 from tests.db.replay import assert_handed_is_log, assert_log_makes_tables, events_of
 
@@ -199,6 +202,21 @@ async def test_cancelled_write_is_whole_or_nothing(
     await assert_handed_is_log(database, handed)
 
 
+async def test_cancelled_write_lets_the_next_one_work(database: Database, ada: User) -> None:
+    """Nobody waits for a lock that a cancelled write still holds, wherever it was cut off."""
+    for index in range(15):
+        await run_cancelled_at(
+            database.run_transaction(
+                partial(user_crud.update_user, user_id=1, changes={"name": f"n{index}"})
+            ),
+            index,
+        )
+        async with asyncio.timeout(DatabaseConfig("").busy_timeout_ms / 1000 / 2):
+            await database.run_transaction(
+                partial(user_crud.update_user, user_id=1, changes={"name": f"m{index}"})
+            )
+
+
 async def test_concurrent_writers_lose_nothing(database: Database, ada: User) -> None:
     """Read, change and write by many tasks at once: each one counts."""
 
@@ -237,29 +255,53 @@ async def test_deletion_of_a_zone_and_a_move_into_it_exclude_each_other(
 ) -> None:
     """Who moves into a zone that is being deleted finds it gone, and the other way round."""
 
-    async def move() -> str:
+    batch = [Transfer(user_id=postgres_ada, zone_id=zone_id) for zone_id in ("A", "B")]
+    moves: list[Callable[[AsyncSession], Awaitable[object]]] = [
+        lambda db: user_crud.transfer_user_to_zone(db, postgres_ada, "B"),
+        lambda db: user_crud.transfer_users(db, batch),
+    ]
+
+    async def move(work: Callable[[AsyncSession], Awaitable[object]]) -> tuple[object, ...]:
         try:
-            await postgres_database.run_transaction(
-                lambda db: user_crud.transfer_user_to_zone(db, postgres_ada, "B")
-            )
+            await postgres_database.run_transaction(work)
         except NotFoundError as error:
-            return error.kind
-        return "moved"
+            return error.kind, error.key, error.index
+        return ("moved",)
 
     async with postgres_database.get_db() as db:
         await zone_crud.delete_zone(db, "B")
         async with asyncio.TaskGroup() as group:
-            moving = group.create_task(move())
-            await _wait_for_lock(postgres_database)
+            moving = [group.create_task(move(work)) for work in moves]
+            await _wait_for_locks(postgres_database, len(moving))
             await db.commit()
-    assert await moving == "zone"
+    assert [task.result() for task in moving] == [("zone", "B", None), ("zone", "B", 1)]
     await assert_log_makes_tables(postgres_database)
 
 
-async def _wait_for_lock(database: Database) -> None:
+async def test_batches_over_the_same_users_wait_for_each_other(postgres_url: str) -> None:
+    """In whatever order they name them: nobody deadlocks, nobody is stale, one try is enough."""
+    database = Database(DatabaseConfig(postgres_url, max_tries=1))
+    zone_ids = [f"Z{n}" for n in range(4)]
+    async with database.get_db() as db:
+        db.add_all([Zone(zone_id=zone_id, name="z") for zone_id in zone_ids])
+        await db.flush()
+        users = await user_crud.bulk_create_users(db, [NewUser(n, "u") for n in range(40)])
+    chance = random.Random(7)  # noqa: S311 - to be repeated, not kept secret
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            chosen = chance.sample(users, 30)
+            batch = [Transfer(user_id=u.id, zone_id=chance.choice(zone_ids)) for u in chosen]
+            group.create_task(
+                database.run_transaction(partial(user_crud.transfer_users, transfers=batch))
+            )
+    await assert_log_makes_tables(database)
+    await database.close()
+
+
+async def _wait_for_locks(database: Database, count: int) -> None:
     query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     async with asyncio.timeout(10), database.reader.connect() as connection:
-        while not await connection.scalar(query):
+        while await connection.scalar(query) < count:
             await connection.rollback()
             await asyncio.sleep(0.01)
 
