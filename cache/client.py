@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -43,6 +44,12 @@ class RedisConfig:
             # The cause may quote parts of the URL, so it is dropped.
             msg = "not a Redis URL (redis://, rediss:// or unix://)"
             raise ValueError(msg) from None
+        parts = urlsplit(self.url)
+        number = unquote(parts.path).replace("/", "")
+        if parts.scheme != "unix" and number and not number.isdecimal():
+            # redis-py would take database 0.
+            msg = "not a Redis URL: its path is no database's number"
+            raise ValueError(msg)
 
     @property
     def address(self) -> str:

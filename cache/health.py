@@ -50,6 +50,8 @@ class BusHealth:
         self._unanswered_since_s: float | None = None
         self._live = asyncio.Event()
         self.state = BusState.DOWN
+        # That a bus was never there is told, too, once.
+        self._is_known = False
         self.times_live = 0
 
     def connected(self) -> None:
@@ -96,8 +98,9 @@ class BusHealth:
         await self._live.wait()
 
     def _become(self, state: BusState, reason: str) -> None:
-        if state is self.state:
+        if state is self.state and self._is_known:
             return
+        self._is_known = True
         self.state = state
         if state is BusState.LIVE:
             self.times_live += 1

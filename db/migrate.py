@@ -26,6 +26,8 @@ _LOCK_KEY: Final = 0x5A6F_6E65_6361_7374
 
 LOCK_TIMEOUT_S: Final = 60
 """How long a node waits while another one migrates."""
+CONNECT_TIMEOUT_S: Final = 10
+"""How long a server may take to answer at all."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,11 @@ def _migrate(connection: Connection, scripts: ScriptDirectory) -> None:
 
 
 def _engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, poolclass=NullPool)
+    # Both drivers know it: of asyncpg it bounds connecting, which a server that hangs would
+    # make last for ever, and of SQLite the wait for a lock.
+    engine = create_async_engine(
+        url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S}
+    )
     if engine.dialect.name == "sqlite":
         sqlite.set_up(
             engine.sync_engine,

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
+import httpx
 import typer
+from alembic.util import CommandError as MigrationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
@@ -22,8 +23,7 @@ from channels.ports import UnavailableError
 from db import migrate as migrations
 from db.engine import Database
 from db.epochs import renew_epochs
-from db.errors import ConflictError
-from db.occupancy import OccupiedError
+from db.errors import DatabaseError
 from realtime.app import database_config, occupied
 from realtime.logs import configure_logging, mask_text
 from realtime.replay import Replay, ReplayOptions
@@ -63,8 +63,7 @@ class CommandError(Exception):
 
 FAILURES: Final = (
     CommandError,
-    ConflictError,
-    OccupiedError,
+    DatabaseError,
     ReplayError,
     SettingsError,
     UnavailableError,
@@ -102,9 +101,16 @@ def serve(
 
 async def _prepare(settings: Settings) -> None:
     """Migrate, and find out before anything listens whether another node is in the way."""
-    await migrations.upgrade(settings.database_url.get_secret_value())
+    await _migrate(settings)
     async with occupied(settings):
         pass
+
+
+async def _migrate(settings: Settings) -> None:
+    try:
+        await migrations.upgrade(settings.database_url.get_secret_value())
+    except MigrationError as error:
+        raise CommandError(f"cannot migrate the database: {error}") from error
 
 
 @contextlib.contextmanager
@@ -113,7 +119,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     try:
         listener = listening_socket(settings)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        # A name that can't be resolved has a number of its own, which `os.strerror` doesn't know.
+        reason = error.strerror or str(error)
         hint = "; --port takes another" if error.errno == errno.EADDRINUSE else ""
         raise CommandError(f"cannot listen on {place}: {reason}{hint}") from error
     with listener:
@@ -150,10 +157,9 @@ def _where_to_look(url: str) -> str:
 def migrate(database_url: DatabaseOption = None) -> None:
     """Bring the database to the tables of this release."""
     settings = load_settings(database_url=database_url)
-    url = settings.database_url.get_secret_value()
 
     async def run() -> str:
-        await migrations.upgrade(url)
+        await _migrate(settings)
         return await migrations.head_revision()
 
     typer.echo(f"the database is at revision {asyncio.run(run())}")
@@ -221,7 +227,12 @@ def _read_speed(text: str) -> float:
 
 
 def _check_url(url: str) -> None:
-    if urlsplit(url).scheme not in {"http", "https"}:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    is_port = parsed.port is None or 0 < parsed.port < 65_536
+    if parsed.scheme not in {"http", "https"} or not parsed.host or not is_port:
         raise typer.BadParameter(f"not an address like {DEFAULT_URL}: {url}", param_hint="--url")
 
 
@@ -274,5 +285,6 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED
     else:
         return result if isinstance(result, int) else 0
-    sys.stderr.write(f"zonecast: {mask_text(' '.join(failure.split()))}\n")
+    if failure:  # Without a command there is only the help, on standard output.
+        sys.stderr.write(f"zonecast: {mask_text(' '.join(failure.split()))}\n")
     return code

@@ -1,23 +1,93 @@
-"""The HTTP protocol: uvicorn's, with a way to end a stream whose client stopped reading."""
+"""The HTTP protocol: uvicorn's, with bounds on a request's head and a way to drop a connection."""
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from typing import Any, Final
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 ABORT_EXTENSION: Final = "zonecast.abort"
 """The ASGI scope's extension: `{"abort": callable}` drops the connection, buffers included."""
 
+HEAD_MAX_BYTES: Final = 65_536
+"""Larger heads of requests are refused with 431; what arrives in one read is not counted."""
 
-class AbortableHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, whose connections the application can abort.
+_BODY: Final = b'{"type":"about:blank","title":"Request Header Fields Too Large","status":431}'
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-type: application/problem+json\r\nconnection: close\r\n"
+    b"content-length: " + str(len(_BODY)).encode() + b"\r\n\r\n" + _BODY
+)
 
-    Closing waits until the client has read what is buffered, which one that stopped reading
-    never does.
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which would wait for a request's head, and store it, without end.
+
+    Also, the application can abort its connections: closing waits until the client has read
+    what is buffered, which one that stopped reading never does.
+
+    Args:
+        config: uvicorn's.
+        server_state: uvicorn's.
+        app_state: The lifespan's.
+        head_timeout_s: How long a new connection, and later each begun request, may take until
+            the request's head is complete. Before the next request `timeout_keep_alive` counts.
     """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        head_timeout_s: float,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Learn that the transport is gone."""
+        self._head_is_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, unless the head grows too large."""
+        super().data_received(data)
+        if self._head_timer is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self.logger.warning("Request head too large.")
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request with the extension in its scope."""
         super().on_message_begin()
         self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Take the head of a request."""
+        self._head_is_complete()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self.transport.close)
+
+    def _head_is_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -131,8 +131,7 @@ def _quiet_libraries(level: str) -> None:
     loudest = logging.INFO if level == "debug" else logging.WARNING
     for name in (
         "alembic",
-        "sqlalchemy.engine",
-        "sqlalchemy.pool",
+        "sqlalchemy",
         "httpx",
         "httpcore",
         "websockets",

@@ -19,6 +19,7 @@ DELAY_BUCKETS_S: Final = (
 )  # fmt: skip
 REQUEST_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 LIFETIME_BUCKETS_S: Final = (1, 10, 60, 600, 3_600, 21_600, 86_400)
+TRANSPORTS: Final = ("websocket", "sse")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -67,6 +68,10 @@ class Metrics:
         self._lifetime = self._histogram(
             "connection_seconds", "How long connections lived.", LIFETIME_BUCKETS_S, "transport"
         )
+        for transport in TRANSPORTS:
+            # There from the start: a figure that is missing can't be told from one that is 0.
+            self._connections.labels(transport)
+            self._opened.labels(transport)
         self._subscriptions = self._gauge("subscriptions", "Live subscriptions.")
         self._bytes = self._counter("sent_bytes", "Bytes written to connections.", "transport")
         self._protocol_errors = self._counter(

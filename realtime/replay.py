@@ -193,10 +193,9 @@ class Replay:
         try:
             if self._options.strict:
                 await asyncio.to_thread(self._check)
-            trace = await asyncio.to_thread(Trace, self._path)
+            return await asyncio.to_thread(Trace, self._path)
         except OSError as error:
             raise ReplayError(f"cannot read {self._path}: {error.strerror}") from error
-        return trace
 
     def _check(self) -> None:
         malformed = [item for item in Trace(self._path) if isinstance(item, MalformedLine)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Final
@@ -46,11 +47,14 @@ def serve(settings: Settings, listener: socket.socket) -> int:
     if settings.workers == 1:
         app = build_app(settings)
         server = Server(server_config(app, settings), app, settings)
-        server.run(sockets=[listener])
+        # What uvicorn does when the application does not start.
+        with contextlib.suppress(SystemExit):
+            server.run(sockets=[listener])
         return 0 if server.started and not server.has_failed else 1
     export(settings)
-    Workers(settings.workers, [listener]).run()
-    return 0
+    workers = Workers(settings.workers, [listener])
+    workers.run()
+    return 1 if workers.has_failed else 0
 
 
 def export(settings: Settings) -> None:

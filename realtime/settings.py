@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from cache.client import RedisConfig
+
 PREFIX = "ZONECAST_"
+
+DATABASE_OPTIONS: Final = frozenset(
+    {
+        "gsslib",
+        "host",
+        "krbsrvname",
+        "passfile",
+        "port",
+        "prepared_statement_cache_size",
+        "ssl",
+        "target_session_attrs",
+    }
+)
+"""What may stand behind the `?` of a PostgreSQL URL: asyncpg's options that take text."""
 
 Positive = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -109,7 +125,7 @@ class Settings(BaseSettings):
     max_commands_per_message: Count = 2_048
     """Commands in one message."""
     connect_timeout_s: Positive = 10
-    """A connection that has not sent `connect` by then is cut."""
+    """A connection that has not sent a request, or over WebSocket `connect`, by then is cut."""
     ping_interval_s: Positive = 25
     """Pause between pings."""
     pong_timeout_s: Positive = 8
@@ -145,12 +161,18 @@ class Settings(BaseSettings):
     @classmethod
     def _database_is_served(cls, value: SecretStr) -> SecretStr:
         try:
-            driver = make_url(value.get_secret_value()).drivername
+            url = make_url(value.get_secret_value())
         except ArgumentError:
-            driver = ""
-        if driver not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+            url = URL.create("none")
+        except ValueError:
+            # Its words quote a part of the URL.
+            msg = "cannot be read: its port is no number"
+            raise ValueError(msg) from None
+        if url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
             msg = "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://"
             raise ValueError(msg)
+        if url.drivername == "postgresql+asyncpg":
+            _check_options(url)
         return value
 
     @field_validator("redis_url")
@@ -161,6 +183,7 @@ class Settings(BaseSettings):
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             msg = "must begin with redis://, rediss:// or unix://"
             raise ValueError(msg)
+        RedisConfig(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -194,6 +217,18 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+def _check_options(url: URL) -> None:
+    """Refuse what stands behind the `?` of a URL and would fail at the first connection."""
+    if url.query.keys() - DATABASE_OPTIONS:
+        msg = f"may have only these options: {', '.join(sorted(DATABASE_OPTIONS))}"
+        raise ValueError(msg)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (ArgumentError, ValueError):
+        msg = "has an option whose value cannot be read"
+        raise ValueError(msg) from None
 
 
 def load_settings(**given: object) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,11 +54,16 @@ class Trace:
     Attributes:
         size_bytes: How long the file is.
         read_bytes: How far reading has come.
+
+    Raises:
+        OSError: the file can't be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.size_bytes = path.stat().st_size
+        # Opened once for nothing: a folder, or a file of somebody else's, fails here already.
+        with path.open("rb") as file:
+            self.size_bytes = os.fstat(file.fileno()).st_size
         self.read_bytes = 0
 
     def __iter__(self) -> Iterator[Reading | MalformedLine]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from types import FrameType
 from typing import Final, cast
 
@@ -11,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from realtime.connections import Connections
-from realtime.http_protocol import AbortableHttpProtocol
+from realtime.http_protocol import BoundedHttpProtocol
 from realtime.settings import Settings
 from realtime.websocket_protocol import SharedFrameProtocol
 
@@ -21,11 +22,13 @@ _LEAST_GRACE_S: Final = 0.2
 
 def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn for an application: our WebSocket protocol, and no wait without bound."""
+    # Called like the class that uvicorn's signature asks for.
+    http = partial(BoundedHttpProtocol, head_timeout_s=settings.connect_timeout_s)
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=AbortableHttpProtocol,
+        http=cast("type[asyncio.Protocol]", http),
         ws=SharedFrameProtocol,
         ws_max_size=settings.max_message_bytes,
         ws_per_message_deflate=False,

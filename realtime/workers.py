@@ -32,12 +32,17 @@ class Worker(Process):
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor of `count` workers: one that dies is replaced."""
+    """uvicorn's supervisor of `count` workers: one that dies is replaced.
+
+    Attributes:
+        has_failed: Whether it stopped because a worker could not start.
+    """
 
     def __init__(self, count: int, listeners: list[socket.socket]) -> None:
         config = uvicorn.Config("realtime.app:build_app", log_config=None)
         config.workers = count
         super().__init__(config, listeners)
+        self.has_failed = False
         self._log = structlog.get_logger()
 
     def _start_one(self) -> Worker:
@@ -60,6 +65,7 @@ class Workers(Multiprocess):
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
                 self._log.error("worker failed to start", pid=worker.pid)
+                self.has_failed = True
                 self.should_exit.set()
                 return
             self._log.warning("worker died", pid=worker.pid, exitcode=worker.exitcode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
@@ -30,6 +31,7 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
+        log = structlog.stdlib.get_logger("zonecast.http")
         try:
             exchange.check_declared()
             await self._app(scope, exchange.receive, exchange.send)
@@ -38,8 +40,15 @@ class Boundary:
                 raise
             response = problem_response(error.kind, error.detail, error.fields)
             await response(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            if not node_of(Request(scope)).connections.closing:
+                raise
+            # The server cancels what outlasts its bound, and would log it as a fault of ours.
+            log.warning("request dropped", method=scope["method"], path=scope["path"])
+            if not exchange.started:
+                detail = "the node stopped; whether a write was done is not known"
+                await problem_response(Kind.TIMEOUT, detail)(scope, receive, exchange.send)
         except Exception:
-            log = structlog.stdlib.get_logger("zonecast.http")
             log.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.started:
                 # Only the server can make a truncated answer look like one: it drops the line.

@@ -35,7 +35,14 @@ async def test_an_address_is_shown_without_secrets(url: str, address: str) -> No
 
 
 @pytest.mark.parametrize(
-    "url", [f"redis://user:{SECRET}/x@localhost", f"http://{SECRET}@localhost", SECRET, ""]
+    "url",
+    [
+        f"redis://user:{SECRET}/x@localhost",
+        f"redis://:{SECRET}@localhost/first",
+        f"http://{SECRET}@localhost",
+        SECRET,
+        "",
+    ],
 )
 def test_a_wrong_url_is_refused_without_quoting_it(url: str) -> None:
     """A password with a slash makes a URL that nobody can parse, and no message may show it."""

@@ -51,6 +51,13 @@ def test_a_bus_is_live_when_it_hears_itself(bench: Bench) -> None:
     assert bench.told == [BusState.LIVE]
 
 
+def test_a_bus_that_never_was_live_is_told_once(bench: Bench) -> None:
+    """Who starts while it is down reads so in the log, and not at each attempt."""
+    bench.health.fail(BusState.DOWN, "refused")
+    bench.health.fail(BusState.DOWN, "refused")
+    assert bench.told == [BusState.DOWN]
+
+
 def test_a_heartbeat_from_before_a_failure_heals_nothing(bench: Bench) -> None:
     """Only one sent after the failure shows that it is over."""
     early = bench.health.next_heartbeat()

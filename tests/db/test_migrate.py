@@ -121,3 +121,19 @@ async def test_unreachable_database_is_unavailable() -> None:
     with pytest.raises(UnavailableError) as caught:
         await migrate.upgrade("postgresql+asyncpg://user:secret@127.0.0.1:1/nowhere")
     assert "secret" not in str(caught.value)
+
+
+async def test_a_server_that_accepts_and_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hung PostgreSQL costs a bounded wait, not the start."""
+    monkeypatch.setattr(migrate, "CONNECT_TIMEOUT_S", 0.2)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(UnavailableError):
+            await migrate.upgrade(f"postgresql+asyncpg://nobody@127.0.0.1:{port}/none")

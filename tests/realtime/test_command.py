@@ -1,4 +1,4 @@
-"""The `zonecast` command: exit codes, one-line errors, and each command run as a process."""
+"""The `zonecast` command: each command run as a process."""
 
 from __future__ import annotations
 
@@ -8,48 +8,16 @@ import json
 import os
 import pty
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from realtime.command import run
 from tests.nodes import NodeProcess, running_nodes
+from tests.realtime.command_line import PROGRAM, environment, zonecast
 
-PROGRAM = (sys.executable, "-c", "from realtime.command import main; main()")
-SMALL_TRACE = Path(__file__).parents[2] / "docs" / "small_trace.csv"
 INTERRUPTED = 130
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """Return an environment with these settings and no others."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZONECAST_")}
-    return {**kept, **{f"ZONECAST_{name.upper()}": value for name, value in settings.items()}}
-
-
-def zonecast(*arguments: str, **settings: str) -> tuple[int, str, str]:
-    """Run the command to its end; return exit code, output and errors."""
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def assert_fails(result: tuple[int, str, str], code: int, reason: str) -> None:
-    """The command failed with this code and exactly one line, which gives the reason."""
-    got, _, errors = result
-    assert got == code, errors
-    assert errors.startswith("zonecast: ")
-    assert errors.count("\n") == 1
-    assert reason in errors
 
 
 def test_help_names_every_command() -> None:
@@ -58,71 +26,6 @@ def test_help_names_every_command() -> None:
     assert (code, errors) == (0, "")
     for command in ("serve", "migrate", "replay", "watch", "resync"):
         assert command in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["dance"], "No such command 'dance'"),
-        (["serve", "--colour", "red"], "--colour"),
-        (["serve", "--port", "many"], "Invalid value for '--port'"),
-        (["replay"], "Missing argument"),
-        (["replay", "x.csv", "--speed", "fast"], "--speed: not a factor or max: fast"),
-        (["replay", "x.csv", "--speed", "-1"], "--speed"),
-        (["replay", "x.csv", "--batch-window", "-1"], "--batch-window"),
-        (["replay", "x.csv", "--url", "here"], "not an address like http://127.0.0.1:8000"),
-        (["watch"], "Missing argument"),
-        (["watch", "A B"], "not a zone id: A B"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_code_2(
-    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing is begun."""
-    code = run(arguments)
-    assert_fails((code, *capsys.readouterr()), 2, reason)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "settings", "reason"),
-    [
-        (["serve"], {"PORT": "many"}, "ZONECAST_PORT"),
-        (["serve", "--port", "70000"], {}, "ZONECAST_PORT"),
-        (["serve", "--workers", "2"], {}, "needs ZONECAST_REDIS_URL"),
-        (["migrate"], {"DATABASE_URL": "mysql://x"}, "ZONECAST_DATABASE_URL"),
-    ],
-)
-def test_a_wrong_setting_is_one_line_and_code_1(
-    arguments: list[str],
-    settings: dict[str, str],
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """It names the setting."""
-    for name, value in settings.items():
-        monkeypatch.setenv(f"ZONECAST_{name}", value)
-    code = run(arguments)
-    assert_fails((code, *capsys.readouterr()), 1, reason)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["replay", "missing.csv"], "cannot read missing.csv: No such file"),
-        (["replay", str(SMALL_TRACE), "--url", "http://127.0.0.1:1"], "nobody answers at http:"),
-        (["watch", "A", "--url", "http://127.0.0.1:1"], "cannot watch ws://127.0.0.1:1/"),
-        (
-            ["migrate", "--database-url", "postgresql+asyncpg://ada:hush@127.0.0.1:1/zonecast"],
-            "database is unavailable",
-        ),
-    ],
-)
-def test_what_fails_is_one_line_and_code_1(arguments: list[str], reason: str) -> None:
-    """It says what is wrong, and never a password."""
-    result = zonecast(*arguments)
-    assert_fails(result, 1, reason)
-    assert "hush" not in result[1] + result[2]
 
 
 def test_migrate_brings_a_database_to_this_release_and_repeats(empty_sqlite_url: str) -> None:

@@ -63,6 +63,13 @@ def test_lines_below_the_level_are_not_written(written: Written) -> None:
     assert written.lines == []
 
 
+def test_what_the_object_mapper_does_is_told_at_debug_only(written: Written) -> None:
+    """It says hundreds of lines at the first query, all of them at level info."""
+    for name in ("sqlalchemy.orm.mapper.Mapper", "sqlalchemy.engine.Engine", "alembic.runtime"):
+        logging.getLogger(name).info("configured")
+    assert written.lines == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

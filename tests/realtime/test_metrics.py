@@ -31,6 +31,14 @@ def test_connections_rise_and_fall() -> None:
     assert found['zonecast_connection_seconds_sum{transport="websocket"}'] == 4
 
 
+def test_both_transports_are_there_before_anybody_connects() -> None:
+    """A figure of 0 is not a missing one."""
+    found = rendered(Metrics())
+    for transport in ("websocket", "sse"):
+        assert found[f'zonecast_connections{{transport="{transport}"}}'] == 0
+        assert found[f'zonecast_connections_opened_total{{transport="{transport}"}}'] == 0
+
+
 def test_subscriptions_bytes_and_errors_are_counted() -> None:
     """What transports tell is added up."""
     metrics = Metrics()
@@ -92,8 +100,8 @@ def test_two_nodes_of_one_process_have_figures_of_their_own() -> None:
     """The registry is the instance's, so that tests and embedders may run several nodes."""
     first, second = Metrics(), Metrics()
     first.connection_opened("sse")
-    assert 'zonecast_connections{transport="sse"}' in rendered(first)
-    assert 'zonecast_connections{transport="sse"}' not in rendered(second)
+    assert rendered(first)['zonecast_connections{transport="sse"}'] == 1
+    assert rendered(second)['zonecast_connections{transport="sse"}'] == 0
 
 
 def test_the_cache_figures_are_rendered_as_they_were_taken() -> None:

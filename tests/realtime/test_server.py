@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.plain_client import PlainClient, plain_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from cache.users_dict import Stamp
-    from tests.realtime.conftest import LiveNode
+    from realtime.settings import Settings
+    from tests.realtime.conftest import LiveNode, StartNode
 
 
 async def test_a_node_whose_background_work_fails_ends_its_server(
@@ -32,6 +34,30 @@ async def test_a_node_whose_background_work_fails_ends_its_server(
         code, _ = await client.until_closed()
     assert code == 3001
     assert live_node.server.has_failed
+
+
+async def test_a_request_that_outlasts_the_shutdown_is_answered_and_no_fault(
+    sqlite_url: str,
+    start_node: StartNode,
+    make_settings: Callable[..., Settings],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A body that never comes does not delay the end, nor fill the log with a trace."""
+    settings = make_settings(database_url=sqlite_url, shutdown_timeout_s=0.3)
+    head = b"POST /users HTTP/1.1\r\nHost: node\r\ncontent-type: application/json\r\n"
+    async with start_node(settings) as live:
+        port = int(live.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"content-length: 100\r\n\r\n{")
+        await writer.drain()
+        while not live.server.server_state.tasks:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.005)
+        live.server.should_exit = True
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"/problems/timeout" in answer
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 @pytest.fixture

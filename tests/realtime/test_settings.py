@@ -20,7 +20,21 @@ ROOT = Path(__file__).parents[2]
         ({"log_level": "loud"}, "ZONECAST_LOG_LEVEL: "),
         ({"database_url": "mysql://u:secret@h/x"}, "ZONECAST_DATABASE_URL: must begin with"),
         ({"database_url": "not a url"}, "ZONECAST_DATABASE_URL: must begin with"),
+        (
+            {"database_url": "postgresql+asyncpg://u:p@h:secret/x"},
+            "ZONECAST_DATABASE_URL: cannot be read",
+        ),
+        (
+            {"database_url": "postgresql+asyncpg://u:secret@h/x?sslmode=require"},
+            "ZONECAST_DATABASE_URL: may have only",
+        ),
+        (
+            {"database_url": "postgresql+asyncpg://u:secret@h/x?port=many"},
+            "ZONECAST_DATABASE_URL: has an option",
+        ),
         ({"redis_url": "http://u:secret@h"}, "ZONECAST_REDIS_URL: must begin with"),
+        ({"redis_url": "redis://:secret@h:many"}, "ZONECAST_REDIS_URL: not a Redis URL"),
+        ({"redis_url": "redis://:secret@h/first"}, "ZONECAST_REDIS_URL: not a Redis URL"),
         ({"workers": 2}, "ZONECAST_WORKERS above 1 needs ZONECAST_REDIS_URL"),
         ({"redis_url": "redis://h"}, "ZONECAST_REDIS_URL needs PostgreSQL"),
         ({"head_check_interval_s": 5}, "ZONECAST_HEAD_CHECK_INTERVAL_S: "),
