@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from channels.changes import Change, ChangePage
 from channels.followed import Followed
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
 from channels.hub import Hub
-from channels.ports import Bus, ChangeLog, Observer
+from channels.ports import Bus, ChangeLog, Observer, UnavailableError
 from channels.positions import Position
 from channels.repairs import FollowerConfig
 from channels.replica import Replica, encode_state
 from channels.resume import missed_changes
 from channels.subscribers import EndReason, Start, Subscriber
+
+ACQUIRE_MAX_TRIES: Final = 3
+"""How often channels are acquired anew because one of them went meanwhile."""
 
 Reply = Callable[[Sequence[Start]], bool]
 
@@ -96,6 +100,7 @@ class Feed:
             interval_s=config.head_check_interval_s,
             stale_after_s=config.stale_after_s,
             unix_ms=unix_ms,
+            monotonic_s=loop.time,
             tell=self._hub.tell_staleness,
         )
 
@@ -131,11 +136,17 @@ class Feed:
 
         Raises (nothing is attached then):
             UnknownChannelError: one of the channels does not exist.
-            UnavailableError: the database cannot be asked and no replica is at hand.
+            UnavailableError: the database cannot be asked, and no replica is at hand or the
+                client has seen what it doesn't have.
         """
         held: list[str] = []
         try:
-            prepared = await self._acquire_all(wanted, held)
+            for _ in range(ACQUIRE_MAX_TRIES):
+                prepared = await self._acquire_all(wanted, held)
+                if not any(followed.is_gone for followed in prepared.values()):
+                    break
+                # One went while others were read. It may have been made again since.
+                self._release(held)
             starts = [self._start(prepared[channel], since) for channel, since in wanted.items()]
             self._hub.settle(wanted)
             if reply(starts):
@@ -143,8 +154,11 @@ class Feed:
                     self._hub.attach(subscriber, channel)
                 held.clear()
         finally:
-            for channel in held:
-                self.follower.release(channel)
+            self._release(held)
+
+    def _release(self, held: list[str]) -> None:
+        while held:
+            self.follower.release(held.pop())
 
     async def _acquire_all(
         self, wanted: Mapping[str, Position | None], held: list[str]
@@ -185,7 +199,9 @@ class Feed:
             await self.follower.repairs.catch_up(followed)
         limit = self._config.following.resume_max_changes
         if since.epoch == replica.epoch and 0 <= replica.rev - since.rev <= limit:
-            await self.follower.repairs.recall(followed, since.rev)
+            with contextlib.suppress(UnavailableError):
+                # Without the changes it is the state that is at hand.
+                await self.follower.repairs.recall(followed, since.rev)
 
     def _start(self, followed: Followed, since: Position | None) -> Start:
         replica = followed.replica
@@ -280,7 +296,7 @@ class Feed:
 
     @property
     def verified_ms(self) -> int:
-        """When (Unix ms) the last complete comparison of heads began."""
+        """When (Unix ms) the last comparison began that found all repaired of the one before."""
         return self._head_checks.verified_ms
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from channels.changes import Change
+from channels.positions import Position
 from channels.replica import Replica
 
 
@@ -20,7 +22,8 @@ class Followed:
         repair_at: When the elders are given up, and read from the log.
         is_gone: The zone was deleted; nothing follows until it is made again.
         is_forgotten: Nobody follows it any more; a read under way is for nothing.
-        verified_s: When the database was last asked for the head (monotonic).
+        verified_s: When the database was last asked for head or state (monotonic).
+        compared: The replica's position and the head at the last comparison of heads.
         loading: The read of the state that is under way, shared by all who wait for it.
         recalling: The read of older changes that is under way, likewise.
     """
@@ -28,6 +31,7 @@ class Followed:
     __slots__ = (
         "_wakers",
         "channel",
+        "compared",
         "is_forgotten",
         "is_gone",
         "is_repairing",
@@ -54,7 +58,8 @@ class Followed:
         self.linger: asyncio.TimerHandle | None = None
         self.loading: asyncio.Future[None] | None = None
         self.recalling: asyncio.Future[None] | None = None
-        self.verified_s = 0.0
+        self.compared: tuple[Position, Position | None] | None = None
+        self.verified_s = -math.inf
         self.is_repairing = False
         self.is_gone = False
         self.is_forgotten = False
@@ -64,9 +69,20 @@ class Followed:
         return f"<Followed {self.channel} {self.replica!r} {self.references} references>"
 
     @property
+    def applied_rev(self) -> int:
+        """The replica's revision, 0 before it was read."""
+        return 0 if self.replica is None else self.replica.rev
+
+    @property
     def is_behind(self) -> bool:
         """Whether a newer revision is known than the replica has."""
         return self.replica is not None and self.known_rev > self.replica.rev
+
+    def has_reached(self, seen: Position, head: Position | None) -> bool:
+        """Tell whether a replica that was at `seen` is where a head was, or beyond; or gone."""
+        if self.replica is None or self.is_gone or self.replica.epoch != seen.epoch:
+            return True
+        return head is not None and self.replica.position.covers(head)
 
     def keep(self, change: Change) -> None:
         """Keep a change for later; the farthest ahead make room, as they are in the log, too."""
@@ -82,8 +98,11 @@ class Followed:
             if change.epoch == self.replica.epoch:
                 self.replica.apply(change)
                 applied(change)
-        for rev in [rev for rev in self.waiting if rev <= self.replica.rev]:
-            del self.waiting[rev]
+        epoch, applied_rev = self.replica.epoch, self.replica.rev
+        for rev, change in list(self.waiting.items()):
+            # What is left of another history would be waited for, and asked for, for ever.
+            if rev <= applied_rev or change.epoch != epoch:
+                del self.waiting[rev]
         if not self.is_behind and self.repair_at is not None:
             self.repair_at.cancel()
             self.repair_at = None

@@ -106,7 +106,11 @@ class Follower:
             followed.linger = None
         try:
             if followed.replica is None or followed.is_gone:
-                await self.repairs.load(followed, partial(self._bus.subscribe, channel))
+                began_before = followed.loading is not None
+                await self._load(followed)
+                if began_before and (followed.replica is None or followed.is_gone):
+                    # It may have asked before the zone was made, which our caller knows of.
+                    await self._load(followed)
         except BaseException:
             self.release(channel)
             raise
@@ -114,6 +118,9 @@ class Follower:
             self.release(channel)
             raise UnknownChannelError(channel)
         return followed
+
+    async def _load(self, followed: Followed) -> None:
+        await self.repairs.load(followed, partial(self._bus.subscribe, followed.channel))
 
     def release(self, channel: str) -> None:
         """Take back one `acquire`; the last one ends the following, after a while."""
@@ -207,11 +214,19 @@ class Follower:
 
     def note_head(
         self, channel: str, seen: Position, head: Position | None, asked_s: float
-    ) -> None:
-        """Compare a head with the replica, as `Repairs.note_head`, if it is still followed."""
+    ) -> bool:
+        """Compare a head with the replica, as `Repairs.note_head`, if it is still followed.
+
+        Returns:
+            Whether the replica has come to where the comparison before this one saw the head.
+        """
         followed = self._followed.get(channel)
-        if followed is not None:
-            self.repairs.note_head(followed, seen, head, asked_s)
+        if followed is None:
+            return True
+        has_reached = followed.compared is None or followed.has_reached(*followed.compared)
+        followed.compared = seen, head
+        self.repairs.note_head(followed, seen, head, asked_s)
+        return has_reached
 
     def positions(self) -> list[tuple[str, Position]]:
         """Return where each replica is, for the comparison with the database."""

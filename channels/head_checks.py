@@ -29,7 +29,8 @@ class HeadChecks:
         observer: Told of each comparison.
         interval_s: The time between the ends and starts of comparisons, at most 1.
         stale_after_s: When heads unverified for that long make the picture stale.
-        unix_ms: The wall clock.
+        unix_ms: The wall clock, only to tell: it may jump.
+        monotonic_s: The clock of the bounds.
         tell: Told since when (Unix ms) the picture is not verified, and `None` when it is.
     """
 
@@ -42,6 +43,7 @@ class HeadChecks:
         interval_s: float,
         stale_after_s: float,
         unix_ms: Callable[[], int],
+        monotonic_s: Callable[[], float],
         tell: Callable[[int | None], None],
     ) -> None:
         self._log = log
@@ -50,8 +52,9 @@ class HeadChecks:
         self._interval_s = interval_s
         self._stale_after_s = stale_after_s
         self._unix_ms = unix_ms
+        self._monotonic_s = monotonic_s
         self._tell = tell
-        self._verified_ms = unix_ms()
+        self._verified_s = monotonic_s()
         self._stale_since_ms: int | None = None
 
     @property
@@ -61,8 +64,8 @@ class HeadChecks:
 
     @property
     def verified_ms(self) -> int:
-        """When (Unix ms) the last complete comparison began."""
-        return self._verified_ms
+        """When (Unix ms) the last comparison began that found all repaired of the one before."""
+        return self._unix_ms() - round((self._monotonic_s() - self._verified_s) * 1000)
 
     async def run(self) -> None:
         """Compare until cancelled; a database that can't be asked is asked again."""
@@ -81,8 +84,8 @@ class HeadChecks:
                         await wanted.wait()
 
     async def _compare(self) -> None:
-        loop = asyncio.get_running_loop()
-        started_s, started_ms = loop.time(), self._unix_ms()
+        started_s = self._monotonic_s()
+        lagging = 0
         positions = self._follower.positions()
         for first in range(0, max(1, len(positions)), SLICE_MAX_CHANNELS):
             # Positions of later slices are taken anew: they moved while the first were asked.
@@ -92,20 +95,23 @@ class HeadChecks:
                 for name in channels
                 if (replica := self._follower.replicas.get(name)) is not None
             ]
-            asked_s = loop.time()
+            asked_s = self._monotonic_s()
             heads = await self._log.read_heads(channels or [DIRECTORY])
             for channel, position in seen:
-                self._follower.note_head(channel, position, heads.get(channel), asked_s)
-        self._observer.heads_checked(len(positions), loop.time() - started_s)
-        self._verified_ms = started_ms
-        self._become(None)
+                if not self._follower.note_head(channel, position, heads.get(channel), asked_s):
+                    lagging += 1
+        self._observer.heads_checked(len(positions), self._monotonic_s() - started_s)
+        if not lagging:
+            # To know that a replica is behind is not yet to show the truth.
+            self._verified_s = started_s
+            self._become(None)
 
     async def _watch_staleness(self) -> None:
         """Notice staleness on time even while a question to the database hangs."""
         while True:
             await asyncio.sleep(self._stale_after_s / 8)
-            if self._unix_ms() - self._verified_ms > self._stale_after_s * 1000:
-                self._become(self._verified_ms)
+            if self._monotonic_s() - self._verified_s > self._stale_after_s:
+                self._become(self.verified_ms)
 
     def _become(self, since_ms: int | None) -> None:
         if (since_ms is None) != (self._stale_since_ms is None):

@@ -9,7 +9,8 @@ are awaited for those connections alone. There is no task, queue or `await` per 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from channels.changes import Change
 from channels.ports import Observer
@@ -19,6 +20,7 @@ from channels.subscribers import Codec, EndReason, Subscriber
 from channels.transactions import split_ready
 
 Watcher = Subscriber[Any]
+NEVER_HELD: Final[Mapping[Change, float]] = MappingProxyType({})
 
 
 class Hub:
@@ -53,10 +55,11 @@ class Hub:
         self._channels: dict[Watcher, set[str]] = {}
         self._pending: list[Change] = []
         self._flush_is_due = False
-        self._held: dict[Watcher, list[Change]] = {}
-        self._held_since_s: dict[Watcher, float] = {}
+        self._held: dict[Watcher, dict[Change, float]] = {}
         self._slow: dict[Watcher, dict[str, Position]] = {}
         self._slow_since_s: dict[Watcher, float] = {}
+        self._is_stale = False
+        self._told_stale: dict[Watcher, None] = {}
 
     def __repr__(self) -> str:
         return (
@@ -94,6 +97,8 @@ class Hub:
         self._channels.setdefault(subscriber, set()).add(channel)
         if subscriber in self._slow:
             self._slow[subscriber][channel] = self._replicas[channel].position
+        if self._is_stale:
+            self._told_stale[subscriber] = None
 
     def detach(self, subscriber: Watcher, channel: str) -> bool:
         """End a subscription; tell whether there was one."""
@@ -107,7 +112,8 @@ class Hub:
             del self._watchers[channel]
         self._slow.get(subscriber, {}).pop(channel, None)
         if subscriber in self._held:
-            self._held[subscriber] = [c for c in self._held[subscriber] if c.channel != channel]
+            held = self._held[subscriber]
+            self._held[subscriber] = {c: held[c] for c in held if c.channel != channel}
             self._flush_soon()
         if not channels:
             self._forget(subscriber)
@@ -115,14 +121,14 @@ class Hub:
         return True
 
     def _forget(self, subscriber: Watcher) -> None:
-        for table in (self._channels, self._held, self._held_since_s, self._slow):
+        for table in (self._channels, self._held, self._slow, self._slow_since_s):
             table.pop(subscriber, None)
-        self._slow_since_s.pop(subscriber, None)
 
     def leave(self, subscriber: Watcher) -> None:
         """End all subscriptions of a connection that is gone."""
         for channel in self.channels_of(subscriber):
             self.detach(subscriber, channel)
+        self._told_stale.pop(subscriber, None)
 
     def end(self, channel: str, reason: EndReason) -> None:
         """End a channel for all its watchers, who first get what is pending."""
@@ -132,8 +138,15 @@ class Hub:
                 subscriber.end_channel(channel, reason)
 
     def tell_staleness(self, since_ms: int | None) -> None:
-        """Tell everybody since when the picture is not verified; `None`: it is live."""
-        for subscriber in list(self._channels):
+        """Tell everybody since when the picture is not verified; `None`: it is live.
+
+        Who attaches meanwhile is told by its transport. Who was told and watches nothing just
+        now is told, too, that it is live again.
+        """
+        told = {**dict.fromkeys(self._channels), **self._told_stale}
+        self._is_stale = since_ms is not None
+        self._told_stale = dict.fromkeys(told) if self._is_stale else {}
+        for subscriber in told:
             subscriber.tell_staleness(since_ms)
 
     # Fan-out
@@ -159,12 +172,12 @@ class Hub:
         changes, self._pending = self._pending, []
         held = list(self._held)
         deliveries = 0
+        frames: Frames = {}
         if changes:
-            frames: Frames = {}
             for subscribers, ready, waiting in self._combinations(changes):
                 deliveries += self._deliver(subscribers, ready, waiting, frames)
         for subscriber in held:
-            deliveries += self._release_held(subscriber, changes)
+            deliveries += self._release_held(subscriber, changes, frames)
         if deliveries:
             oldest_ms = min((change.time_ms for change in changes), default=self._unix_ms())
             delay_s = max(0, self._unix_ms() - oldest_ms) / 1000
@@ -200,10 +213,12 @@ class Hub:
         self,
         subscribers: Iterable[Watcher],
         ready: Sequence[Change],
-        waiting: list[Change],
+        waiting: Sequence[Change],
         frames: Frames,
+        held_since_s: Mapping[Change, float] = NEVER_HELD,
     ) -> int:
         """Write `ready` to each, or note where it stays behind; hold `waiting` for it."""
+        now_s = self._monotonic_s()
         key = tuple(map(id, ready))
         endings = [change.channel for change in ready if change.ends_channel]
         delivered = 0
@@ -214,8 +229,7 @@ class Hub:
                 self._fall_behind(subscriber, [*ready, *waiting])
                 continue
             if waiting:
-                self._held[subscriber] = list(waiting)
-                self._held_since_s.setdefault(subscriber, self._monotonic_s())
+                self._held[subscriber] = {c: held_since_s.get(c, now_s) for c in waiting}
             if ready:
                 codec = subscriber.codec
                 frame = frames.get((codec, key))
@@ -228,17 +242,15 @@ class Hub:
                     subscriber.end_channel(channel, EndReason.GONE)
         return delivered
 
-    def _release_held(self, subscriber: Watcher, changes: Sequence[Change]) -> int:
+    def _release_held(self, subscriber: Watcher, changes: Sequence[Change], frames: Frames) -> int:
         """Try again for a connection that waits for the rest of a transaction."""
         if subscriber not in self._held:
             return 0
         channels = self._channels[subscriber]
-        queue = self._held.pop(subscriber)
-        queue += [change for change in changes if change.channel in channels]
+        held = self._held.pop(subscriber)
+        queue = [*held, *(change for change in changes if change.channel in channels)]
         ready, waiting = split_ready(queue, channels, self._replicas)
-        if not waiting:
-            self._held_since_s.pop(subscriber, None)
-        return self._deliver([subscriber], ready, waiting, {})
+        return self._deliver([subscriber], ready, waiting, frames, held)
 
     # Who is slow
 
@@ -248,7 +260,6 @@ class Hub:
         }
         for change in reversed([*self._held.pop(subscriber, ()), *undelivered]):
             positions[change.channel] = Position(change.epoch, change.rev - 1)
-        self._held_since_s.pop(subscriber, None)
         self._slow[subscriber] = positions
         self._slow_since_s[subscriber] = self._monotonic_s()
 
@@ -270,14 +281,16 @@ class Hub:
             else:
                 queue += missed
         if queue:
-            ready, waiting = split_ready(queue, set(positions), self._replicas)
+            watched = self.channels_of(subscriber)
+            ready, waiting = split_ready(queue, watched, self._replicas)
             self._deliver([subscriber], ready, waiting, {})
 
     def sweep(self, *, atomic_wait_s: float, slow_drain_timeout_s: float) -> None:
         """Enforce the bounds: on waiting for the rest of a transaction, and on not reading."""
         now_s = self._monotonic_s()
-        for subscriber, since_s in list(self._held_since_s.items()):
-            if now_s - since_s > atomic_wait_s:
+        for subscriber, held in list(self._held.items()):
+            # In the order in which they came: the first waits longest.
+            if now_s - next(iter(held.values()), now_s) > atomic_wait_s:
                 self._give_up_waiting(subscriber)
         for subscriber, since_s in list(self._slow_since_s.items()):
             if now_s - since_s > slow_drain_timeout_s:
@@ -286,11 +299,10 @@ class Hub:
 
     def _give_up_waiting(self, subscriber: Watcher) -> None:
         """Let the client resume the channels of an incomplete transaction one by one."""
-        held = self._held.pop(subscriber, [])
-        self._held_since_s.pop(subscriber, None)
-        concerned = {change.channel for change in held}
+        held = self._held.pop(subscriber)
+        concerned = dict.fromkeys(change.channel for change in held)
         for change in held:
-            concerned.update(name for name, _ in change.parts)
+            concerned.update((name, None) for name, _ in change.parts)
         for channel in concerned:
             if self.detach(subscriber, channel):
                 subscriber.end_channel(channel, EndReason.RESUME)

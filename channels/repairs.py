@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
-from channels.changes import Change, ChannelState
+from channels.changes import Change, ChangePage, ChannelState
 from channels.followed import Followed
-from channels.ports import ChangeLog, Observer
+from channels.ports import ChangeLog, Observer, UnavailableError
 from channels.positions import Position
 from channels.replica import Replica
 from channels.subscribers import EndReason
@@ -95,17 +95,28 @@ class Repairs:
 
     def begin_soon(self, followed: Followed, cause: str, wait_s: float) -> None:
         """Read the log unless the bus brings what is missing before that."""
+        if followed.is_gone or followed.is_forgotten:
+            return  # Nothing follows, or nobody: this would go on for ever.
         if followed.repair_at is None and not followed.is_repairing:
             loop = asyncio.get_running_loop()
-            followed.repair_at = loop.call_later(wait_s, self._begin_if_behind, followed, cause)
+            followed.repair_at = loop.call_later(
+                wait_s, self._begin_if_stuck, followed, cause, followed.applied_rev
+            )
 
-    def _begin_if_behind(self, followed: Followed, cause: str) -> None:
+    def _begin_if_stuck(self, followed: Followed, cause: str, applied_rev: int) -> None:
         followed.repair_at = None
-        if followed.is_behind:
+        if not followed.is_behind:
+            return
+        if followed.applied_rev == applied_rev:
             self._begin(followed, cause)
+        else:
+            # What was missing has come. What is missing now has not waited as long yet.
+            self.begin_soon(followed, cause, self._config.gap_wait_s)
 
     def _begin(self, followed: Followed, cause: str) -> None:
-        if not followed.is_repairing:
+        # A read of the state that is under way finds all that a repair could: of two answers
+        # the older might come last.
+        if not followed.is_repairing and followed.loading is None and not followed.is_forgotten:
             followed.is_repairing = True
             self._tasks.create_task(self._repair(followed, cause))
 
@@ -114,9 +125,11 @@ class Repairs:
         failed = True
         try:
             async with self._slots:
-                by_log = cause not in {"epoch", "rewound"}
-                if not (by_log and await self._repair_from_log(followed, cause)):
-                    await self._read_anew(followed, cause)
+                why_anew: str | None = cause
+                if cause not in {"epoch", "rewound"}:
+                    why_anew = await self._repair_from_log(followed, cause)
+                if why_anew is not None:
+                    await self._read_anew(followed, why_anew)
             failed = False
         except Exception as error:  # noqa: BLE001 - a task boundary
             # The next comparison of heads finds the channel behind and tries again.
@@ -127,27 +140,51 @@ class Repairs:
         if followed.is_behind and not failed:
             self.begin_soon(followed, "gap", self._config.gap_wait_s)
 
-    async def _repair_from_log(self, followed: Followed, cause: str) -> bool:
-        """Apply what the log retains after the replica; `False`: the state must be read anew."""
+    async def _repair_from_log(self, followed: Followed, cause: str) -> str | None:
+        """Apply what the log retains after the replica, page by page.
+
+        Returns:
+            Why the state must be read anew; `None`: it needn't.
+        """
         replica = followed.replica
-        if replica is None or followed.is_gone:
-            return False
-        epoch = replica.epoch
         limit = self._config.resume_max_changes
-        page = await self._log.read_changes(followed.channel, replica.rev, limit)
-        if followed.is_forgotten:
-            return True
-        if page is None or page.head.epoch != epoch or replica.epoch != epoch:
-            return False
-        if page.floor > replica.rev or page.head.rev - replica.rev > limit:
-            return False
+        while replica is not None and not followed.is_gone:
+            asked_rev, heard = replica.rev, list(followed.waiting)
+            page = await self._log.read_changes(followed.channel, asked_rev, limit)
+            if followed.is_forgotten:
+                return None
+            why_anew = self._why_anew(replica, asked_rev, page)
+            if page is None or why_anew is not None:
+                return why_anew
+            self._apply_page(followed, replica, page, heard)
+            self._observer.repaired(followed.channel, cause, len(page.changes))
+            if replica.rev >= page.head.rev:
+                return None
+            if replica.rev == asked_rev:
+                break
+        return cause
+
+    def _why_anew(self, replica: Replica, asked_rev: int, page: ChangePage | None) -> str | None:
+        """Tell why a page doesn't lead on from where the replica was when it was asked for."""
+        if page is None or page.head.epoch != replica.epoch:
+            return "epoch"
+        if page.head.rev < asked_rev:
+            return "rewound"
+        is_far = page.head.rev - replica.rev > self._config.resume_max_changes
+        return "compacted" if is_far or page.floor > replica.rev else None
+
+    def _apply_page(
+        self, followed: Followed, replica: Replica, page: ChangePage, heard: Iterable[int]
+    ) -> None:
+        for rev in heard:
+            if rev > page.head.rev:
+                # Heard of before the log was asked, which has no such change: it was rewound.
+                followed.waiting.pop(rev, None)
         for change in page.changes:
             if change.rev > replica.rev:
                 followed.waiting[change.rev] = change
         followed.apply_waiting(self._applied)
         followed.known_rev = max(page.head.rev, replica.rev, *followed.waiting)
-        self._observer.repaired(followed.channel, cause, len(page.changes))
-        return replica.rev >= page.head.rev
 
     async def load(self, followed: Followed, register: Register) -> None:
         """Read a channel's state for the first time, or again after its zone was gone.
@@ -169,9 +206,13 @@ class Repairs:
     async def _load(self, followed: Followed, register: Register) -> None:
         try:
             await register()
+            while followed.is_repairing:
+                await followed.moved()
             async with self._slots:
+                asked_s = asyncio.get_running_loop().time()
                 state = await self._log.read_state(followed.channel)
             if not followed.is_forgotten:
+                followed.verified_s = asked_s
                 self._take(followed, state, "load")
         finally:
             followed.loading = None
@@ -181,12 +222,7 @@ class Repairs:
         replica = followed.replica
         if followed.is_forgotten or replica is None:
             return
-        if (
-            state is not None
-            and not followed.is_gone
-            and replica.position.covers(state.position)
-            and cause != "rewound"
-        ):
+        if state is not None and cause != "rewound" and replica.position.covers(state.position):
             return  # The bus was quicker.
         self._take(followed, state, cause)
 
@@ -199,10 +235,13 @@ class Repairs:
         heard_rev = followed.known_rev if followed.replica is None else 0
         if state is None:
             followed.is_gone = True
+        if state is None or cause == "rewound":
             followed.waiting.clear()
         if followed.replica is not None:
             self._observer.reset(channel, cause if state is not None else "gone")
             self._ended(channel, EndReason.GONE if state is None else EndReason.ANEW)
+            if followed.is_forgotten:
+                return  # With its last watcher, who was just told.
         if state is not None:
             followed.is_gone = False
             if followed.replica is None:
@@ -219,7 +258,7 @@ class Repairs:
         followed.wake()
 
     async def catch_up(self, followed: Followed) -> None:
-        """Bring the replica to the database's head now. Cancel-safe.
+        """Bring the replica to the database's head as it is now, or later. Cancel-safe.
 
         Raises:
             UnavailableError: the database can't be asked.
@@ -229,12 +268,19 @@ class Repairs:
             return
         seen, asked_s = replica.position, asyncio.get_running_loop().time()
         heads = await self._log.read_heads([followed.channel])
-        self.note_head(followed, seen, heads.get(followed.channel), asked_s)
-        if followed.repair_at is not None:
-            followed.repair_at.cancel()
-            self._begin_if_behind(followed, "behind")
-        while followed.is_repairing:
-            await followed.moved()
+        head = heads.get(followed.channel)
+        # A repair that is under way may have asked before us: then it takes a second one.
+        for _ in range(2):
+            self.note_head(followed, seen, head, asked_s)
+            if followed.repair_at is not None:
+                followed.repair_at.cancel()
+                followed.repair_at = None
+                self._begin(followed, "behind")
+            while followed.is_repairing:
+                await followed.moved()
+            if followed.has_reached(seen, head):
+                return
+        raise UnavailableError("database", f"{followed.channel} can't be brought to its head")
 
     async def recall(self, followed: Followed, since_rev: int) -> None:
         """Remember the changes after `since_rev` from the log, if they are retained.

@@ -5,153 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
-import msgspec
-
-from channels.changes import Change, ChangePage, ChannelState, Transaction
-from channels.events import Changed, Entered, Event, Left, User, Zone, ZoneDeleted
+from channels.changes import Change, Transaction
+from channels.events import Changed, Entered, Left, User
 from channels.feed import Feed, FeedConfig
-from channels.names import DIRECTORY, UNASSIGNED, zone_channel, zone_id_of
-from channels.ports import BusListener, BusMessage, BusState, UnavailableError
+from channels.ports import BusListener, BusMessage, BusState
 from channels.positions import Position
 from channels.publisher import Publisher
 from channels.repairs import FollowerConfig
 from channels.replica import encode_state
 from channels.subscribers import EndReason, Start
+from tests.channels.truth import Truth
 
-
-@dataclass
-class Head:
-    """A channel's head in the truth."""
-
-    epoch: str
-    rev: int = 0
-    floor: int = 0
-
-
-class Truth:
-    """Users and zones with a change log, as the database keeps them; a `ChangeLog`.
-
-    `down` makes every question fail; `gate` holds questions until it is set.
-    """
-
-    def __init__(self, zones: Sequence[str]) -> None:
-        self.heads = {name: Head("e1") for name in (DIRECTORY, UNASSIGNED)}
-        self.zones: dict[str, Zone] = {}
-        self.users: dict[int, User] = {}
-        self.rows: dict[tuple[str, int], Change] = {}
-        self.down = False
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.asked: list[tuple[str, str]] = []
-        self._tx = count(1)
-        for zone_id in zones:
-            self.zones[zone_id] = Zone(zone_id, zone_id, {})
-            self.heads[zone_channel(zone_id)] = Head("e1")
-
-    def commit(self, moves: Sequence[tuple[int, str | None]]) -> Transaction:
-        """Move users (made when new) in one transaction, and return what was committed."""
-        events: dict[str, list[Event]] = {}
-        for user_id, zone_id in moves:
-            old = self.users.get(user_id)
-            version = 1 if old is None else old.version + 1
-            user = User(user_id, user_id, f"user {user_id}", zone_id, {}, version)
-            self.users[user_id] = user
-            if old is not None and old.zone_id == zone_id:
-                events.setdefault(zone_channel(zone_id), []).append(Changed(user))
-                continue
-            if old is not None:
-                left = Left(user_id, version)
-                events.setdefault(zone_channel(old.zone_id), []).append(left)
-            events.setdefault(zone_channel(zone_id), []).append(Entered(user))
-        return self._record(events)
-
-    def delete_zone(self, zone_id: str, move_to: str) -> Transaction:
-        """Delete a zone and move its users in the same transaction."""
-        events: dict[str, list[Event]] = {zone_channel(zone_id): []}
-        for user in [u for u in self.users.values() if u.zone_id == zone_id]:
-            moved = msgspec.structs.replace(user, zone_id=move_to, version=user.version + 1)
-            self.users[user.id] = moved
-            events[zone_channel(zone_id)].append(Left(user.id, moved.version))
-            events.setdefault(zone_channel(move_to), []).append(Entered(moved))
-        del self.zones[zone_id]
-        events[zone_channel(zone_id)].append(ZoneDeleted(zone_id))
-        events[DIRECTORY] = [ZoneDeleted(zone_id)]
-        return self._record(events)
-
-    def _record(self, events: dict[str, list[Event]]) -> Transaction:
-        tx = f"t{next(self._tx)}"
-        for channel in events:
-            self.heads[channel].rev += 1
-        parts = tuple((channel, self.heads[channel].rev) for channel in sorted(events))
-        changes = tuple(
-            Change.of_events(
-                channel,
-                Position(self.heads[channel].epoch, rev),
-                tx,
-                0,
-                tuple(events[channel]),
-                parts if len(parts) > 1 else (),
-            )
-            for channel, rev in parts
-        )
-        for change in changes:
-            self.rows[change.channel, change.rev] = change
-        return Transaction(tx, 0, changes)
-
-    def renew_epochs(self, epoch: str) -> None:
-        """Make another history of what is there."""
-        for head in self.heads.values():
-            head.epoch = epoch
-            head.floor = head.rev
-
-    def compact(self, channel: str, floor: int) -> None:
-        """Forget changes up to `floor`."""
-        self.heads[channel].floor = floor
-
-    def state(self, channel: str) -> ChannelState | None:
-        """Return the truth about a channel."""
-        head = self.heads.get(channel)
-        zone_id = zone_id_of(channel)
-        if head is None or (zone_id is not None and zone_id not in self.zones):
-            return None
-        position = Position(head.epoch, head.rev)
-        if channel == DIRECTORY:
-            return ChannelState(channel, position, None, {}, dict(self.zones))
-        users = {u.id: u for u in self.users.values() if u.zone_id == zone_id}
-        zone = None if zone_id is None else self.zones[zone_id]
-        return ChannelState(channel, position, zone, users, {})
-
-    async def _question(self, kind: str, channel: str) -> None:
-        self.asked.append((kind, channel))
-        await asyncio.sleep(0)
-        await self.gate.wait()
-        if self.down:
-            raise UnavailableError("database", "it is down")
-
-    async def read_state(self, channel: str) -> ChannelState | None:
-        await self._question("state", channel)
-        return self.state(channel)
-
-    async def read_changes(self, channel: str, since_rev: int, limit: int) -> ChangePage | None:
-        await self._question("changes", channel)
-        head = self.heads.get(channel)
-        if head is None:
-            return None
-        first = max(since_rev, head.floor) + 1
-        last = min(head.rev, first + limit - 1)
-        changes = tuple(self.rows[channel, rev] for rev in range(first, last + 1))
-        return ChangePage(Position(head.epoch, head.rev), head.floor, changes)
-
-    async def read_heads(self, channels: Sequence[str]) -> dict[str, Position]:
-        await self._question("heads", ",".join(channels))
-        return {
-            name: Position(self.heads[name].epoch, self.heads[name].rev)
-            for name in channels
-            if name in self.heads
-        }
+__all__ = ["NullObserver", "PlainCodec", "Screen", "Truth", "WildBus", "World", "in_world"]
 
 
 class WildBus:
@@ -321,7 +188,7 @@ class World:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop turn, bounded by the test's own timeout, until a condition holds."""
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
     def assert_equal(self, screen: Screen) -> None:
         """The screen shows exactly the truth."""
