@@ -30,8 +30,10 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py check              format, lint, types, layers, addresses, tests: what CI runs
   python3 dev.py fix                format, and mend what the linter can
   python3 dev.py bench [ARGUMENTS]  measure (`bench --help` tells what)
+  python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
+                                    get: --minutes M --seed S [--json FILE]
 
-Everything is installed into .venv; only `test` and `check` install programs of the system
+Everything is installed into .venv; only `test`, `soak` and `check` install programs of the system
 (Redis, Chromium, Node), where apt-get may without a password. ZONECAST_DEV_APT=0 forbids it.
 """
 
@@ -289,12 +291,20 @@ def bench(arguments: Sequence[str]) -> int:
     return become(["-m", "bench", *arguments])
 
 
+def soak(arguments: Sequence[str]) -> int:
+    set_up("test")
+    set_up_programs()
+    os.chdir(ROOT)
+    return become(["-m", "tests.faults.soak", *arguments])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_service,
     "test": test,
     "check": check,
     "fix": fix,
     "bench": bench,
+    "soak": soak,
 }
 
 

@@ -16,6 +16,13 @@ from channels.positions import Position
 from db.engine import Database
 from db.identity import IDENTITY_SQL, client_epoch, hashed_identity, process_identity
 
+ASYNCPG_ERRORS: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # Raised when the server ended the session and the end of the connection is still under way.
+    asyncpg.InternalClientError,
+)
 SLICE: Final = 1_000
 """How many heads one statement asks for."""
 
@@ -124,7 +131,7 @@ class HeadReader:
                     raise
         except TimeoutError as error:
             raise UnavailableError("database", "no answer in time") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except ASYNCPG_ERRORS as error:
             raise UnavailableError("database", type(error).__name__) from error
 
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:

@@ -149,7 +149,8 @@ def _without_sqlstate(error: exc.DBAPIError) -> Exception:
     if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
         return InvalidValueError("value", _UNFIT)
     # SQLite says of a file that isn't a database, or is damaged, that it is a DatabaseError.
-    failed = isinstance(error, exc.OperationalError | exc.InterfaceError)
+    # An internal error without a SQLSTATE is asyncpg's own: a session that the server has ended.
+    failed = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError)
     if failed or type(error) is exc.DatabaseError or error.connection_invalidated:
         kind = type(error.orig).__name__ if error.orig else type(error).__name__
         return UnavailableError("database", f"connection or storage failed: {kind}")

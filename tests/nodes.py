@@ -30,6 +30,9 @@ class NodeProcess(ServerProcess):
         super().__init__(folder)
         quick = {"log_level": "warning", "shutdown_timeout_s": 5}
         self._settings = {**quick, **settings}
+        env = shutil.which("env")
+        assert env is not None
+        self._env = env
 
     @property
     def url(self) -> str:
@@ -40,10 +43,8 @@ class NodeProcess(ServerProcess):
         """Run the command line, with the settings in the environment."""
         variables = [f"ZONECAST_{name.upper()}={value}" for name, value in self._settings.items()]
         program = "from realtime.command import main; main()"
-        env = shutil.which("env")
-        assert env is not None
         serve = [sys.executable, "-c", program, "serve", "--port", str(self.port)]
-        return [env, *variables, *serve]
+        return [self._env, *variables, *serve]
 
     async def answers(self) -> bool:
         """Tell whether `/readyz` says 200."""

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InternalError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from channels.ports import UnavailableError
@@ -23,6 +24,7 @@ from db.errors import (
     ZoneOccupiedError,
 )
 from db.models import User, Zone
+from db.translation import translate
 from tests.servers import PostgresServer
 
 Work = Callable[[AsyncSession], Awaitable[object]]
@@ -181,3 +183,10 @@ async def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         await database.run_transaction(user_crud.count_users)
     await database.close()
+
+
+def test_a_session_that_the_server_ended_is_unavailable_whatever_the_driver_calls_it() -> None:
+    """asyncpg stumbles over its own state when the end is told and the connection still open."""
+    stumbled = asyncpg.InternalClientError("cannot switch to state 12")
+    error = InternalError("SELECT 1", {}, stumbled)
+    assert isinstance(translate(error), UnavailableError)

@@ -1,0 +1,268 @@
+"""The validator: judges a recorded history by the promises, without having been there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from channels.names import DIRECTORY
+from channels.positions import Position
+from tests.faults.freshness import Freshness, Watching
+from tests.faults.history import (
+    ClientLog,
+    Closed,
+    Frame,
+    History,
+    Opened,
+    Published,
+    Refused,
+    Subscribed,
+    Told,
+    Unsubscribed,
+)
+from tests.faults.ledger import check_record, check_requests, state_fault
+from tests.faults.timeline import Picture, Timeline, channels_of, picture_of
+from tests.faults.violations import Bounds, Promise, Violation
+
+GONE = 2000
+SLACK_S = 1.0
+"""Commits are seen by polling, a little later than by clients."""
+TEMPORARY_ERRORS = frozenset({100, 102})
+
+
+@dataclass(slots=True)
+class View:
+    """What a client has of one channel."""
+
+    position: Position | None = None
+    picture: Picture = field(default_factory=Picture)
+    is_subscribed: bool = False
+    is_ended: bool = False
+    watching: Watching | None = None
+    owed: dict[int, float] = field(default_factory=dict)
+
+
+def validate(history: History, bounds: Bounds | None = None) -> list[Violation]:
+    """Return all violations in a history, oldest first."""
+    bounds = bounds or Bounds()
+    timeline = Timeline(history)
+    found = check_record(history, timeline) + check_requests(history, timeline)
+    for client in history.clients:
+        walk = ClientWalk(history, timeline, bounds, client)
+        walk.run()
+        found += walk.violations
+    return sorted(found, key=lambda violation: violation.at_s)
+
+
+class ClientWalk:
+    """Goes through what one client received, and keeps what it should have by now."""
+
+    def __init__(
+        self, history: History, timeline: Timeline, bounds: Bounds, client: ClientLog
+    ) -> None:
+        self.violations: list[Violation] = []
+        self._history = history
+        self._timeline = timeline
+        self._bounds = bounds
+        self._client = client
+        self._views: dict[str, View] = {}
+        self._at_s = 0.0
+        self._node = ""
+        self._opened_s = 0.0
+        self._goes_on = False
+        self._live: list[Published] = []
+        self._freshness = Freshness(history, timeline, client.name, bounds.staleness_s)
+
+    def run(self) -> None:
+        """Judge the whole log."""
+        for frame in self._client.frames:
+            self._take_frame(frame)
+        for view in self._views.values():
+            self._stop_watching(view, None)
+        self._check_end()
+        for channel, at_s, text in self._freshness.faults:
+            found = Violation(Promise.FRESH, text, at_s, self._client.name, channel)
+            self.violations.append(found)
+
+    def _fault(self, promise: Promise, channel: str, text: str) -> None:
+        self.violations.append(Violation(promise, text, self._at_s, self._client.name, channel))
+
+    def _take_frame(self, frame: Frame) -> None:
+        self._at_s = frame.at_s
+        self._live.clear()
+        for item in frame.items:
+            match item:
+                case Opened(node, since):
+                    self._open(node, since)
+                case Closed():
+                    self._end_all(self._views)
+                case Told(_, zone_ids):
+                    if zone_ids is not None:
+                        self._end_all(self._views.keys() - {f"zone:{name}" for name in zone_ids})
+                case _:
+                    self._take_item(self._views.setdefault(item.channel, View()), item)
+        if self._client.shows_frames:
+            self._check_whole()
+
+    def _take_item(self, view: View, item: Subscribed | Published | Unsubscribed | Refused) -> None:
+        match item:
+            case Subscribed():
+                self._subscribe(view, item)
+            case Published():
+                self._publish(view, item)
+                if not self._is_recovered(item):
+                    self._live.append(item)
+            case Unsubscribed(channel, code):
+                self._unsubscribe(view, channel, code)
+            case Refused(channel, code):
+                if code not in TEMPORARY_ERRORS:
+                    self._fault(Promise.SERVED, channel, f"subscribing was refused with {code}")
+
+    def _open(self, node: str, since: dict[str, Position]) -> None:
+        self._node, self._opened_s, self._goes_on = node, self._at_s, bool(since)
+        self._end_all(self._views)
+        for channel, position in since.items():
+            view = self._views.setdefault(channel, View(position))
+            if not view.is_ended:
+                view.is_subscribed = True
+                self._watch(view, channel, position.rev)
+
+    def _watch(self, view: View, channel: str, rev: int) -> None:
+        self._stop_watching(view, self._at_s)
+        view.watching = Watching(channel, self._node, rev, self._at_s)
+
+    def _stop_watching(self, view: View, at_s: float | None) -> None:
+        if view.watching is not None:
+            self._freshness.judge(view.watching, at_s)
+            view.watching = None
+
+    def _is_recovered(self, item: Published) -> bool:
+        """Tell whether a stream that goes on brings what was missed; that isn't yet live."""
+        committed_s = self._history.head_times.committed_s(item.channel, item.rev)
+        return self._goes_on and (committed_s or 0) < self._opened_s + SLACK_S
+
+    def _end_all(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self._end(self._views[channel])
+
+    def _end(self, view: View) -> None:
+        view.is_subscribed = False
+        view.owed.clear()
+        self._stop_watching(view, self._at_s)
+
+    def _unsubscribe(self, view: View, channel: str, code: int) -> None:
+        if code == GONE and view.is_subscribed and not view.is_ended:
+            # Where its history was renewed meanwhile, the last change can't be had; that the
+            # zone is gone has to be true all the same.
+            rev = view.position.rev if view.position else 0
+            if not self._timeline.ended_between(channel, rev, self._at_s + SLACK_S):
+                self._fault(Promise.GAPLESS, channel, "gone, which it was not")
+        self._end(view)
+
+    def _subscribe(self, view: View, item: Subscribed) -> None:
+        old, was_subscribed = view.position, view.is_subscribed
+        view.is_subscribed, view.is_ended = True, False
+        view.owed.clear()
+        if item.state is None:
+            self._recover(view, item)
+        else:
+            rev, text = state_fault(self._timeline, item.channel, item.state)
+            if text or rev != item.rev:
+                text = text or f"a state at revision {rev} in a reply that says {item.rev}"
+                self._fault(Promise.CONSISTENT, item.channel, text)
+            view.picture, _, _ = Picture.of_state(item.state)
+            view.position = Position(item.epoch, item.rev)
+            # On the same connection, or to whom gave its position, nothing goes back.
+            known = old if was_subscribed else item.since
+            if known is not None and known.epoch == item.epoch and item.rev < known.rev:
+                text = f"a state at revision {item.rev} for a client at {known.rev}"
+                self._fault(Promise.ORDERED, item.channel, text)
+            if item.since is not None and self._should_recover(item, item.since):
+                text = f"{item.since} was not recovered at {item.rev}"
+                self._fault(Promise.RESUMABLE, item.channel, text)
+        self._watch(view, item.channel, view.position.rev if view.position else item.rev)
+
+    def _should_recover(self, item: Subscribed, since: Position) -> bool:
+        head = self._history.final.heads.get(item.channel)
+        missed = item.rev - since.rev
+        # Floors only rise: what is retained at the end was retained then.
+        return (
+            head is not None
+            and since.epoch == item.epoch
+            and since.rev >= head.floor
+            and 0 <= missed <= self._bounds.resume_max_changes
+        )
+
+    def _recover(self, view: View, item: Subscribed) -> None:
+        if view.position is None or item.epoch != view.position.epoch:
+            text = f"recovered in epoch {item.epoch} from {view.position}"
+            self._fault(Promise.RESUMABLE, item.channel, text)
+            view.position = Position(item.epoch, item.rev)
+            return
+        if item.missed is None:
+            return
+        revs = [change.rev for change in item.missed]
+        if item.since is not None and revs != list(range(item.since.rev + 1, item.rev + 1)):
+            text = f"recovered from {item.since} to {item.rev} with revisions {revs}"
+            self._fault(Promise.RESUMABLE, item.channel, text)
+        for change in item.missed:
+            self._publish(view, change)
+
+    def _publish(self, view: View, item: Published) -> None:
+        position = view.position
+        if position is None or not view.is_subscribed:
+            text = f"revision {item.rev} without a subscription"
+            self._fault(Promise.GAPLESS, item.channel, text)
+            return
+        if item.rev != position.rev + 1:
+            text = f"revision {item.rev} after {position.rev}"
+            receipts = view.watching.receipts if view.watching else {}
+            if item.rev > position.rev:
+                promise = Promise.GAPLESS
+            elif item.rev in receipts or item.rev == position.rev:
+                promise = Promise.UNIQUE
+            else:
+                promise = Promise.ORDERED
+            self._fault(promise, item.channel, text)
+        if not self._timeline.matches(item):
+            self._fault(Promise.CONSISTENT, item.channel, f"revision {item.rev} is not the log's")
+        if (rest_s := view.owed.pop(item.rev, None)) is not None:
+            late_s = self._at_s - rest_s
+            text = f"revision {item.rev} came {late_s:.3f} s after the rest of {item.tx}"
+            self._fault(Promise.ATOMIC, item.channel, text)
+        view.position = Position(position.epoch, item.rev)
+        view.picture.apply(item.channel, self._timeline.events(item.events))
+        view.is_ended = view.is_ended or self._timeline.ends_channel(item.channel, item.rev)
+        if view.watching is not None:
+            view.watching.receipts[item.rev] = self._at_s
+        if view.is_ended:
+            self._stop_watching(view, self._at_s)
+
+    def _check_whole(self) -> None:
+        """Note what of a live transaction is still owed; it may only come as a new state."""
+        for item in self._live:
+            for channel, rev in self._timeline.parts.get(item.tx, {}).items():
+                view = self._views.get(channel)
+                if view is None or not view.is_subscribed or view.is_ended:
+                    continue
+                if view.position is not None and view.position.rev < rev:
+                    view.owed.setdefault(rev, self._at_s)
+
+    def _check_end(self) -> None:
+        """Compare what the client ends with, and what it should watch, with the tables."""
+        final = self._history.final
+        zones = {f"zone:{zone_id}" for zone_id in final.zones}
+        wanted = zones if self._client.wanted is None else self._client.wanted
+        for channel in sorted(wanted & {*channels_of(final), DIRECTORY}):
+            view = self._views.get(channel, View())
+            truth = picture_of(final, channel) or Picture()
+            head = Position(self._timeline.final_epoch(channel), self._timeline.last_rev(channel))
+            if not view.is_subscribed or view.is_ended:
+                self._fault(Promise.CONVERGENT, channel, "the client ends without a subscription")
+            elif view.position != head:
+                text = f"the client ends at {view.position}, the database is at {head}"
+                self._fault(Promise.CONVERGENT, channel, text)
+            elif difference := view.picture.difference(truth):
+                self._fault(Promise.CONVERGENT, channel, f"the client ends with {difference}")
+            elif view.picture.digest(channel) != truth.digest(channel):
+                self._fault(Promise.CONVERGENT, channel, "the digests differ")
