@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from channels.changes import Change, ChannelState, Transaction
 from channels.positions import Position
 from tests.channels.truth import Head, Truth
 from tests.channels.viewers import Node, Picture
+
+BACK: Final = "a node never goes back in time"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class RecordedTruth(Truth):
             if self._present.get(channel) != position:
                 self._present[channel] = position
                 self._moments[channel, position] = self.moment
-            if state is None:
+        for channel in self._absent:
+            if self.state(channel) is None:
                 self._absent[channel] = self.moment
         if transaction is not None:
             names = [change.channel for change in transaction.changes]
@@ -76,6 +79,11 @@ class RecordedTruth(Truth):
         self.heads, self.zones = deepcopy(backup.heads), dict(backup.zones)
         self.users, self.rows = dict(backup.users), dict(backup.rows)
         self.note()
+
+    def forgive_going_back(self) -> None:
+        """Drop what was noted of nodes that went back in time, and begin anew."""
+        self._served.clear()
+        self.broken = [promise for promise in self.broken if not promise.startswith(BACK)]
 
     def set_down(self, *, down: bool) -> None:
         """Let questions fail or be answered."""
@@ -104,7 +112,7 @@ class RecordedTruth(Truth):
         """Note a node that goes back in time."""
         moment = self.moment_of(channel, position)
         last = self._served.get((id(node), channel), -1)
-        self.check(moment >= last, "a node never goes back in time", channel, position)
+        self.check(moment >= last, BACK, channel, position)
         self._served[id(node), channel] = moment
 
     def part_position(self, change: Change, channel: str, rev: int) -> Position:

@@ -1,8 +1,8 @@
 """Whatever bus, database and clients do: what is promised holds, and all end in the truth.
 
 Random programs run against the real rules in a virtual time. By default they are always the
-same ones. `ZONECAST_TEST_EXAMPLES=20000` runs so many, from a random seed; a failure prints the
-program, shrunk, and `@reproduce_failure` takes it up again. `--hypothesis-seed=N` repeats a run.
+same ones. `ZONECAST_TEST_EXAMPLES=20000` with `--timeout 0` runs so many from a random seed, or
+from that of `--hypothesis-seed=N`; a failure prints the program, shrunk, to be given to `play`.
 """
 
 from __future__ import annotations
@@ -110,10 +110,15 @@ class Program:
             n: h.epoch for n, h in truth.heads.items()
         } or backup.zones.keys() != truth.zones.keys():
             return
+        # Later ones are of a branch that is given up: the same revisions mean something else.
+        while self._backups[-1] is not backup:
+            self._backups.pop()
         self._arena.lose_all_under_way()
         truth.restore(backup)
         self._forget_positions_ahead()
         await asyncio.sleep(SETTLES_IN_S)
+        # An answer that was under way may have been taken, until the heads were compared.
+        truth.forgive_going_back()
         self._forget_positions_ahead()
 
     def _forget_positions_ahead(self) -> None:
