@@ -172,6 +172,28 @@ def test_an_old_answer_that_a_zone_is_gone_does_not_end_the_one_made_since() -> 
     play(scene)
 
 
+def test_a_zone_made_again_outlives_an_older_repair_that_found_it_gone() -> None:
+    """The repair has asked first, and is answered last."""
+
+    async def scene(world: World) -> None:
+        slow = await world.watch("zone:A")
+        slow.congested = True
+        for change in world.truth.delete_zone("A", "B").changes:
+            world.bus.bring(change)
+        world.truth.due_paces["state"] = [(0, 1)]
+        world.truth.renew_epochs("e2")
+        await world.until(lambda: world.truth.asked.count(("state", "zone:A")) == 2)
+        await asyncio.sleep(0.1)
+        world.truth.create_zone("A", "e3")
+        screen = await world.watch("zone:A")
+        await asyncio.sleep(2)
+        assert screen.ended == []
+        assert world.feed.channels_of(screen) == {"zone:A"}
+        world.assert_equal(screen)
+
+    play(scene)
+
+
 async def _refused(world: World, channel: str) -> bool:
     try:
         await world.watch(channel)
