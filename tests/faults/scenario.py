@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from tests.faults.breaker import Breaker
 from tests.faults.cluster import RESUME_MAX_CHANGES, Cluster
-from tests.faults.faults import FAULTS, Breaker, family
+from tests.faults.faults import FAULTS, cause, family
 from tests.faults.gate import open_gate
 from tests.faults.history import Head, History, Recorder
 from tests.faults.sdk_watchers import JavaScriptWatcher, PythonWatcher, running_javascript
@@ -232,7 +233,7 @@ class Scenario:
             self._tell(" + ".join(names))
             async with asyncio.TaskGroup() as breaking:
                 for name in names:
-                    breaking.create_task(breaker.cause(name))
+                    breaking.create_task(cause(name, breaker))
         await asyncio.sleep(max(1, ends_s - loop.time()))
         self._ending.set()
         writing.cancel()

@@ -1,0 +1,40 @@
+"""The breaker: what a fault may reach, and how long it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.faults.cluster import Cluster
+from tests.faults.history import Recorder
+from tests.faults.watchers import Watcher
+
+
+@dataclass
+class Breaker:
+    """Breaks the servers of a cluster, and the clients' network.
+
+    Attributes:
+        cluster: The servers.
+        watchers: The clients.
+        recorder: Where faults and outages are noted.
+        random: How long, and which.
+    """
+
+    cluster: Cluster
+    watchers: list[Watcher]
+    recorder: Recorder
+    random: Random
+
+    async def wait(self, least_s: float, most_s: float) -> None:
+        """Let it stay broken for a time between these."""
+        await asyncio.sleep(self.random.uniform(least_s, most_s))
+
+
+FaultOf = Callable[[Breaker], Awaitable[None]]
+"""Breaks something for real, for a bounded time, and mends it."""
+
+LONGER_THAN_STALENESS_S = (5.5, 7.0)
+"""Long enough that a change which the fault kept back would be noticed."""
