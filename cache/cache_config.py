@@ -15,7 +15,7 @@ class CacheConfig:
         key_prefix: Begins every key; the same as the bus's.
         ttl_s: How long a copy lives at most, in Redis and near.
         command_timeout_s: The longest wait for Redis.
-        retry_after_s: How long a Redis that failed is left alone.
+        retry_after_s: How long a Redis that failed is left alone; by readers, three times as long.
         max_loads: How often one read asks the database anew because a commit came between.
     """
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from cache.redis_url import parse_redis_url
+from cache.sentinel import MasterDirectory, MasterPool, is_demoted
+
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 """What a Redis that is away, slow or misconfigured raises; none of it leaves this room."""
+
+_MAX_CONNECTIONS_TO_SENTINEL: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class RedisConfig:
     """Where Redis is, and how long a node waits for it.
 
     Attributes:
-        url: `redis://`, `rediss://` or `unix://`; may hold a password, so it is never shown.
+        url: As `cache.redis_url` reads it; may hold a password, so it is never shown.
         key_prefix: Begins every key and channel; nodes of one service share it.
         command_timeout_s: The longest wait for the answer to one command.
         connect_timeout_s: The longest wait for a connection.
@@ -38,27 +42,12 @@ class RedisConfig:
     max_connections: int = 8
 
     def __post_init__(self) -> None:
-        try:
-            parse_url(self.url)
-        except ValueError:
-            # The cause may quote parts of the URL, so it is dropped.
-            msg = "not a Redis URL (redis://, rediss:// or unix://)"
-            raise ValueError(msg) from None
-        parts = urlsplit(self.url)
-        number = unquote(parts.path).replace("/", "")
-        if parts.scheme != "unix" and number and not number.isdecimal():
-            # redis-py would take database 0.
-            msg = "not a Redis URL: its path is no database's number"
-            raise ValueError(msg)
+        parse_redis_url(self.url)
 
     @property
     def address(self) -> str:
         """The server as logs may name it, without user and password."""
-        options = cast("dict[str, Any]", parse_url(self.url))
-        if "path" in options:
-            return str(options["path"])
-        host, port = options.get("host", "localhost"), options.get("port", 6379)
-        return f"{host}:{port}/{options.get('db', 0)}"
+        return parse_redis_url(self.url).address
 
 
 class SubscriberConnection(Protocol):
@@ -84,23 +73,89 @@ class SubscriberConnection(Protocol):
         """Close without waiting for the peer."""
 
 
-def create_client(config: RedisConfig, *, name: str, max_connections: int) -> Redis:
-    """Build a client for commands; it connects at its first command.
+class Connector:
+    """Connects to one Redis; where Sentinels name its master, all connections go to that one.
 
-    Its commands wait for as long as it takes: bound them with `asyncio.timeout`.
+    One is shared by bus and cache of a node: what the bus raised on one server the cache must
+    not read on another.
 
-    Args:
+    Attributes:
         config: The server and the bounds.
-        name: What the server's CLIENT LIST shows; no spaces.
-        max_connections: More commands at a time than these wait, bounded.
     """
-    return Redis.from_pool(_create_pool(config, name, max_connections))
 
+    def __init__(self, config: RedisConfig) -> None:
+        """Build a connector; nothing is connected before it is used."""
+        self.config = config
+        self._url = parse_redis_url(config.url)
+        self._directory = self._build_directory() if self._url.sentinels else None
 
-def create_subscriber(config: RedisConfig, *, name: str) -> SubscriberConnection:
-    """Build one unconnected pub/sub connection; who built it disconnects it."""
-    pool = _create_pool(config, name, max_connections=1)
-    return cast("SubscriberConnection", pool.connection_class(**pool.connection_kwargs))
+    def create_client(self, *, name: str, max_connections: int) -> Redis:
+        """Build a client for commands; it connects at its first command.
+
+        Its commands wait for as long as it takes: bound them with `asyncio.timeout`.
+
+        Args:
+            name: What the server's CLIENT LIST shows; no spaces.
+            max_connections: More commands at a time than these wait, bounded.
+        """
+        return Redis.from_pool(self._create_pool(name, max_connections))
+
+    def create_subscriber(self, *, name: str) -> SubscriberConnection:
+        """Build one unconnected pub/sub connection; who built it disconnects it."""
+        pool = self._create_pool(name, max_connections=1)
+        if isinstance(pool, MasterPool):
+            return cast("SubscriberConnection", pool.make_master_connection())
+        return cast("SubscriberConnection", pool.connection_class(**pool.connection_kwargs))
+
+    @property
+    def asks_sentinels(self) -> bool:
+        """Whether the master may become another server."""
+        return self._directory is not None
+
+    async def has_moved(self, connection: SubscriberConnection) -> bool:
+        """Ask, bounded, whether another server than the connection's is the master now."""
+        return self._directory is not None and await is_demoted(connection, self._directory)
+
+    def _build_directory(self) -> MasterDirectory:
+        # All of them together take less than the time in which a connection has to be made.
+        share_s = self.config.connect_timeout_s / (len(self._url.sentinels) + 1)
+        options = {
+            **self._url.sentinel_options,
+            **self._bounds("zonecast"),
+            "max_connections": _MAX_CONNECTIONS_TO_SENTINEL,
+            "timeout": share_s,
+        }
+        return MasterDirectory(
+            self._url.sentinels, options, master=self._url.master, ask_timeout_s=share_s
+        )
+
+    def _create_pool(self, name: str, max_connections: int) -> BlockingConnectionPool:
+        # A URL's query could otherwise lift the bounds.
+        options = {
+            **self._url.options,
+            **self._bounds(name),
+            "max_connections": max_connections,
+            "timeout": self.config.command_timeout_s,
+        }
+        if self._directory is None:
+            return BlockingConnectionPool(**options)
+        tls = options.pop("connection_class", None) is SSLConnection
+        return MasterPool(self._directory, tls=tls, options=options)
+
+    def _bounds(self, name: str) -> dict[str, Any]:
+        # RESP2: with RESP3 redis-py formats every push message for a debug log line, and asks
+        # for maintenance notices at each connect. No `socket_timeout`: redis-py applies it with
+        # `asyncio.wait_for`, which on 3.11 swallows a cancellation that meets a result. Whoever
+        # uses a client bounds it with `asyncio.timeout`.
+        return {
+            "socket_timeout": None,
+            "socket_connect_timeout": self.config.connect_timeout_s,
+            "health_check_interval": 0,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "decode_responses": False,
+            "client_name": name,
+        }
 
 
 async def read_forever(connection: SubscriberConnection) -> object:
@@ -116,23 +171,3 @@ def reason_of(error: BaseException) -> str:
         return "no answer in time"
     text = str(error).partition("\n")[0].strip()
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def _create_pool(config: RedisConfig, name: str, max_connections: int) -> BlockingConnectionPool:
-    options = cast("dict[str, Any]", parse_url(config.url))
-    # A URL's query could otherwise lift the bounds. RESP2: with RESP3 redis-py formats every
-    # push message for a debug log line, and asks for maintenance notices at each connect.
-    # No `socket_timeout`: redis-py applies it with `asyncio.wait_for`, which on 3.11 swallows a
-    # cancellation that meets a result. Whoever uses a client bounds it with `asyncio.timeout`.
-    options |= {
-        "max_connections": max_connections,
-        "timeout": config.command_timeout_s,
-        "socket_timeout": None,
-        "socket_connect_timeout": config.connect_timeout_s,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-        "decode_responses": False,
-        "client_name": name,
-    }
-    return BlockingConnectionPool(**options)

@@ -45,6 +45,10 @@ return 1
 """
 
 
+_PATIENCE: Final = 3
+"""How many times longer calls that somebody waits for leave Redis alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class LookUp:
     """What Redis held at one moment: the fence's token, and the value if it was asked for."""
@@ -56,8 +60,9 @@ class LookUp:
 class FencedStore:
     """The users dict's two keys. Every call is bounded; `None` says that Redis didn't answer.
 
-    After a failure Redis is left alone for `retry_after_s`, so that a hung one costs one
-    bounded wait in that time.
+    After a failure Redis is left alone for `retry_after_s`; then a single call asks it again,
+    and the others go on without. Calls that somebody waits for let those of the background ask
+    first, so that a hung Redis costs them one bounded wait, not one each.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class FencedStore:
         self._notice_key = BusKeys.of_node(key_prefix, "").all_nodes
         self._command_timeout_s = command_timeout_s
         self._retry_after_s = retry_after_s
-        self._left_alone_until_s: float | None = None
+        self._failed_s: float | None = None
+        self._outage_began_s = 0.0
+        self._is_probing = False
         self._look_up = redis.register_script(_LOOK_UP)
         self._fill = redis.register_script(_FILL)
         self.failures = 0
@@ -77,7 +84,7 @@ class FencedStore:
     @property
     def answers(self) -> bool:
         """Whether the last call succeeded; true before the first."""
-        return self._left_alone_until_s is None
+        return self._failed_s is None
 
     async def look_up(self, *, with_value: bool) -> LookUp | None:
         """Read token and value at one moment; a fence that is missing gets a fresh token."""
@@ -97,32 +104,59 @@ class FencedStore:
 
     async def read_header(self) -> bytes | None:
         """Read the beginning of the value, `HEADER_RANGE`; empty when there is no value."""
-        reply = await self._ask(lambda: self._redis.getrange(self._keys.value, *HEADER_RANGE))
+        reply = await self._ask(
+            lambda: self._redis.getrange(self._keys.value, *HEADER_RANGE), in_background=True
+        )
         return cast("bytes | None", reply)
 
-    async def drop(self) -> bool:
+    async def drop(self, *, in_background: bool = False) -> bool:
         """Raise the fence, delete the value and tell all nodes; returns whether that is done."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.execute_command("UNLINK", *self._both)
         # Without a node's name all nodes take it for another's.
         pipeline.execute_command("PUBLISH", self._notice_key, "users -")
-        return await self._ask(pipeline.execute) is not None
+        return await self._ask(pipeline.execute, in_background=in_background) is not None
 
     async def aclose(self) -> None:
         """Close the connections."""
         with contextlib.suppress(*REDIS_ERRORS):
             await self._redis.aclose()
 
-    async def _ask(self, command: Callable[[], Awaitable[_T]]) -> _T | None:
-        if self._left_alone_until_s is not None and time.monotonic() < self._left_alone_until_s:
+    async def _ask(
+        self, command: Callable[[], Awaitable[_T]], *, in_background: bool = False
+    ) -> _T | None:
+        if self._is_left_alone(in_background=in_background):
             return None
+        probes = self._is_probing = not self.answers
         try:
             async with asyncio.timeout(self._command_timeout_s):
                 answer = await command()
         except REDIS_ERRORS as error:
-            self.failures += 1
-            self._left_alone_until_s = time.monotonic() + self._retry_after_s
-            _logger.warning("cache: Redis: %s", reason_of(error))
+            self._note_failure(error)
             return None
-        self._left_alone_until_s = None
+        finally:
+            if probes:
+                self._is_probing = False
+        self._note_answer()
         return answer
+
+    def _is_left_alone(self, *, in_background: bool) -> bool:
+        if self._failed_s is None:
+            return False
+        pause_s = self._retry_after_s * (1 if in_background else _PATIENCE)
+        return self._is_probing or time.monotonic() < self._failed_s + pause_s
+
+    def _note_failure(self, error: Exception) -> None:
+        self.failures += 1
+        began = self._failed_s is None
+        self._failed_s = time.monotonic()
+        if began:
+            # Once: Redis may stay away for hours.
+            self._outage_began_s = self._failed_s
+            _logger.warning("cache: Redis does not serve: %s", reason_of(error))
+
+    def _note_answer(self) -> None:
+        if self._failed_s is not None:
+            away_s = time.monotonic() - self._outage_began_s
+            self._failed_s = None
+            _logger.info("cache: Redis serves again, after %.1f s", away_s)

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cache.bus_config import BusConfig, BusCounters, BusKeys
-from cache.client import REDIS_ERRORS, RedisConfig, create_client, reason_of
+from cache.client import REDIS_ERRORS, Connector, reason_of
 from cache.envelope import EnvelopeCodec
 from cache.health import BusHealth
 from cache.invalidation import Invalidation, UsersDictKeys, touches_users
@@ -35,7 +35,7 @@ class RedisPublisher:
 
     def __init__(
         self,
-        redis: RedisConfig,
+        redis: Connector,
         node_id: str,
         *,
         keys: BusKeys,
@@ -46,9 +46,9 @@ class RedisPublisher:
         counters: BusCounters,
     ) -> None:
         """Build a publisher; it connects at its first command."""
-        self._address = redis.address
-        self._client = create_client(
-            redis, name=f"zonecast:{node_id}:pub", max_connections=_MAX_CONNECTIONS
+        self._address = redis.config.address
+        self._client = redis.create_client(
+            name=f"zonecast:{node_id}:pub", max_connections=_MAX_CONNECTIONS
         )
         self._keys = keys
         self._config = config
@@ -59,7 +59,7 @@ class RedisPublisher:
         self._in_turn = asyncio.Lock()
         self._failed = asyncio.Event()
         self._own_notice = f"users {node_id}".encode()
-        users_dict = UsersDictKeys.of_prefix(redis.key_prefix)
+        users_dict = UsersDictKeys.of_prefix(redis.config.key_prefix)
         self._raise_fence: tuple[_Command, ...] = (
             ("UNLINK", users_dict.fence, users_dict.value),
             ("PUBLISH", keys.all_nodes, self._own_notice),

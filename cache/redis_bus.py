@@ -11,9 +11,8 @@ from collections.abc import Coroutine, Sequence
 from cache.bus_config import BusConfig, BusCounters, BusKeys
 from cache.client import (
     REDIS_ERRORS,
-    RedisConfig,
+    Connector,
     SubscriberConnection,
-    create_subscriber,
     read_forever,
     reason_of,
 )
@@ -46,7 +45,7 @@ class RedisBus:
 
     def __init__(
         self,
-        redis: RedisConfig,
+        redis: Connector,
         node_id: str,
         invalidation: Invalidation,
         config: BusConfig | None = None,
@@ -54,18 +53,19 @@ class RedisBus:
         """Build a bus that does nothing until `run`.
 
         Args:
-            redis: The server.
+            redis: Connects to the server; shared with the cache of this node.
             node_id: Unique for this start of this process.
             invalidation: Shared with the cache of this node.
             config: The bounds.
         """
         self.counters = BusCounters()
-        self._redis = redis
+        self._redis = redis.config
+        self._connector = redis
         self._name = f"zonecast:{node_id}"
         self._invalidation = invalidation
         self._config = config or BusConfig()
         self._codec = EnvelopeCodec(self._config.limits)
-        self._keys = BusKeys.of_node(redis.key_prefix, node_id)
+        self._keys = BusKeys.of_node(redis.config.key_prefix, node_id)
         self._subscriptions = Subscriptions(self._keys)
         self._health = BusHealth(
             interval_s=self._config.heartbeat_interval_s,
@@ -174,7 +174,7 @@ class RedisBus:
         return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads load, no secret.
 
     async def _hold_link(self, listener: BusListener) -> _LinkLostError:
-        connection = create_subscriber(self._redis, name=f"{self._name}:sub")
+        connection = self._connector.create_subscriber(name=f"{self._name}:sub")
         try:
             await self._connect(connection)
             return await self._serve_link(connection, listener)
@@ -200,12 +200,14 @@ class RedisBus:
         self._health.connected()
         self._subscriptions.connected()
         self._linked = True
-        works = (
+        works = [
             self._read(connection, listener),
             self._write(connection),
             self._publisher.beat(),
             self._watch(),
-        )
+        ]
+        if self._connector.asks_sentinels:
+            works.append(self._watch_master(connection))
         # A loss is handed over rather than raised: on 3.11 a task group whose task raises while
         # it is itself cancelled swallows the cancellation.
         lost: asyncio.Future[_LinkLostError] = asyncio.get_running_loop().create_future()
@@ -288,6 +290,14 @@ class RedisBus:
             if left_s <= 0:
                 raise _LinkLostError(BusState.DEAF, "heard none of its own heartbeats")
             await asyncio.sleep(left_s)
+
+    async def _watch_master(self, connection: SubscriberConnection) -> None:
+        # A demoted server may keep this node's connections, and heartbeats go round on it: in
+        # no other way could it be told that the other nodes are elsewhere.
+        while True:
+            await asyncio.sleep(self._config.heartbeat_interval_s)
+            if await self._connector.has_moved(connection):
+                raise _LinkLostError(BusState.DOWN, "another server is the master now")
 
     def _log_state(self, state: BusState, reason: str) -> None:
         expected = state is BusState.LIVE or not self._running

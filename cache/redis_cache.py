@@ -176,7 +176,7 @@ class RedisCache:
             return
         if self._invalidation.owes_raise:
             mark = self._invalidation.owed_mark()
-            if await store.drop():
+            if await store.drop(in_background=True):
                 self._invalidation.settle(mark)
             return
         header = await store.read_header()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 from zlib import crc32
+
+from channels.changes import ChannelState
+from channels.names import DIRECTORY
+from channels.positions import Position
 
 _MODULUS: Final = 2**32
 
@@ -29,3 +34,40 @@ def digest_zones(zone_ids: Iterable[str]) -> str:
         count += 1
         total += crc32(zone_id.encode("ascii"))
     return f"{count}-{total % _MODULUS:08x}"
+
+
+def digest_state(state: ChannelState) -> str:
+    """Digest a channel's state: its zones for the directory, else its users."""
+    if state.channel == DIRECTORY:
+        return digest_zones(state.zones)
+    return digest_users((user.id, user.version) for user in state.users.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DigestAt:
+    """A channel's digest, and where the channel was then.
+
+    Attributes:
+        from_replica: Whether it is that of the node's replica; else of the database's rows.
+    """
+
+    channel: str
+    position: Position
+    digest: str
+    from_replica: bool
+
+    @property
+    def count(self) -> int:
+        """How many users there were, or zones in the directory."""
+        return int(self.digest.partition("-")[0])
+
+    def document(self) -> dict[str, Any]:
+        """Return it with the keys of the wire, the same in all protocols."""
+        return {
+            "channel": self.channel,
+            "epoch": self.position.epoch,
+            "rev": self.position.rev,
+            "digest": self.digest,
+            "count": self.count,
+            "source": "replica" if self.from_replica else "database",
+        }

@@ -7,13 +7,16 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
-from channels.changes import Change, ChangePage
+from channels.changes import Change, ChangePage, ChannelState
+from channels.digest import DigestAt, digest_state
 from channels.followed import Followed
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
 from channels.hub import Hub
+from channels.minima import Minima
 from channels.ports import Bus, ChangeLog, Observer, UnavailableError
 from channels.positions import Position
 from channels.repairs import FollowerConfig
@@ -23,6 +26,8 @@ from channels.subscribers import EndReason, Start, Subscriber
 
 ACQUIRE_MAX_TRIES: Final = 3
 """How often channels are acquired anew because one of them went meanwhile."""
+
+NO_MINIMA: Final[Mapping[str, Position]] = MappingProxyType({})
 
 Reply = Callable[[Sequence[Start]], bool]
 
@@ -47,6 +52,8 @@ class FeedConfig:
     atomic_wait_s: float = 2
     slow_drain_timeout_s: float = 30
     min_position_wait_s: float = 2
+    catch_up_max_bytes: int = 1_048_576
+    resume_max_bytes: int = 16_777_216
 
 
 def unix_ms() -> int:
@@ -85,6 +92,7 @@ class Feed:
             applied=self._applied,
             ended=self._ended,
         )
+        self.minima = Minima(self.follower, config.min_position_wait_s)
         self._hub = Hub(
             self.follower.replicas,
             observer,
@@ -92,6 +100,7 @@ class Feed:
             unix_ms=unix_ms,
             monotonic_s=loop.time,
             released=self.follower.release,
+            catch_up_max_bytes=config.catch_up_max_bytes,
         )
         self._head_checks = HeadChecks(
             log,
@@ -124,15 +133,20 @@ class Feed:
     # Watching
 
     async def subscribe(
-        self, subscriber: Subscriber[Any], wanted: Mapping[str, Position | None], reply: Reply
+        self,
+        subscriber: Subscriber[Any],
+        wanted: Mapping[str, Position | None],
+        reply: Reply,
+        minima: Mapping[str, Position] = NO_MINIMA,
     ) -> None:
         """Follow channels, decide how each begins, tell the client, and attach it: one step.
 
         `reply` is called once, synchronously, with a `Start` for each channel in the order
         of `wanted`, right before the connection is attached; what it writes precedes every
         change. When it returns `False` nothing is attached (the client refused a snapshot).
-        `wanted` maps channels to the client's position, `None` for a new subscription.
-        Channels the subscriber already has are refused by the caller before. Cancel-safe.
+        `wanted` maps channels to the client's position, `None` for a new subscription; a
+        channel in `minima` is first brought there, as `Minima.meet` does. Channels that the
+        subscriber already has are refused by the caller before. Cancel-safe.
 
         Raises (nothing is attached then):
             UnknownChannelError: one of the channels does not exist.
@@ -142,7 +156,7 @@ class Feed:
         held: list[str] = []
         try:
             for _ in range(ACQUIRE_MAX_TRIES):
-                prepared = await self._acquire_all(wanted, held)
+                prepared = await self._acquire_all(wanted, minima, held)
                 if not any(followed.is_gone for followed in prepared.values()):
                     break
                 # One went while others were read. It may have been made again since.
@@ -161,15 +175,21 @@ class Feed:
             self.follower.release(held.pop())
 
     async def _acquire_all(
-        self, wanted: Mapping[str, Position | None], held: list[str]
+        self,
+        wanted: Mapping[str, Position | None],
+        minima: Mapping[str, Position],
+        held: list[str],
     ) -> dict[str, Followed]:
         """Follow all channels, note in `held` what is to be released, and prepare resumes."""
+        asked_s = asyncio.get_running_loop().time()
 
         async def prepare(channel: str, since: Position | None) -> Followed:
             followed = await self.follower.acquire(channel)
             held.append(channel)
+            if channel in minima:
+                await self.minima.meet(followed, minima[channel], asked_s)
             if since is not None:
-                await self._prepare_resume(followed, since)
+                await self._prepare_resume(followed, since, asked_s)
             return followed
 
         names = list(wanted)
@@ -185,18 +205,16 @@ class Feed:
             prepared[name] = result
         return prepared
 
-    async def _prepare_resume(self, followed: Followed, since: Position) -> None:
+    async def _prepare_resume(self, followed: Followed, since: Position, asked_s: float) -> None:
         """Read what a resume from `since` may need; the decision itself comes later."""
         replica = followed.replica
         if replica is None:
             return
-        now_s = asyncio.get_running_loop().time()
         is_ahead = since.epoch == replica.epoch and since.rev > replica.rev
-        is_foreign = since.epoch != replica.epoch
-        verified_s = now_s - followed.verified_s
-        if is_ahead or (is_foreign and verified_s > self._config.head_check_interval_s):
+        is_foreign = since.epoch not in {replica.epoch, followed.past_epoch}
+        if is_ahead or (is_foreign and followed.verified_s < asked_s):
             # Perhaps it is this node that lags, not the client that comes from elsewhere.
-            await self.follower.repairs.catch_up(followed)
+            await self.minima.catch_up(followed, asked_s)
         limit = self._config.following.resume_max_changes
         if since.epoch == replica.epoch and 0 <= replica.rev - since.rev <= limit:
             with contextlib.suppress(UnavailableError):
@@ -208,7 +226,7 @@ class Feed:
         if replica is None or followed.is_gone:
             raise UnknownChannelError(followed.channel)
         limit = self._config.following.resume_max_changes
-        changes = missed_changes(replica, since, limit)
+        changes = missed_changes(replica, since, limit, self._config.resume_max_bytes)
         return Start(replica, replica.position, since is not None, changes)
 
     def unsubscribe(self, subscriber: Subscriber[Any], channel: str) -> None:
@@ -256,10 +274,34 @@ class Feed:
                     return Snapshot(replica.position, replica.snapshot())
             finally:
                 self.follower.release(channel)
+        state = await self.read_state(channel)
+        return Snapshot(state.position, encode_state(state))
+
+    async def read_state(self, channel: str) -> ChannelState:
+        """Return the database's own state, whatever this node holds. Raises as `snapshot`."""
         state = await self._log.read_state(channel)
         if state is None:
             raise UnknownChannelError(channel)
-        return Snapshot(state.position, encode_state(state))
+        return state
+
+    async def digest(self, channel: str, minimum: Position | None = None) -> DigestAt:
+        """Return the digest of this node's replica, of the database where it has none.
+
+        At `minimum` or later where that exists. Cancel-safe. Raises as `snapshot`.
+        """
+        if self.follower.current(channel) is not None:
+            asked_s = asyncio.get_running_loop().time()
+            followed = await self.follower.acquire(channel)
+            try:
+                if minimum is not None:
+                    await self.minima.meet(followed, minimum, asked_s)
+                replica = followed.replica
+                if replica is not None and not followed.is_gone:
+                    return DigestAt(channel, replica.position, replica.digest(), from_replica=True)
+            finally:
+                self.follower.release(channel)
+        state = await self.read_state(channel)
+        return DigestAt(channel, state.position, digest_state(state), from_replica=False)
 
     async def history(self, channel: str, since_rev: int, limit: int) -> ChangePage:
         """Return retained changes from the database. Raises as `snapshot`."""

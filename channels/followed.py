@@ -21,6 +21,7 @@ class Followed:
         waiting: Changes that came before their elders, by revision.
         repair_at: When the elders are given up, and read from the log.
         is_gone: The zone was deleted; nothing follows until it is made again.
+        past_epoch: The epoch before the replica's, which the database will never have again.
         is_forgotten: Nobody follows it any more; a read under way is for nothing.
         verified_s: When the database was last asked for head or state (monotonic).
         compared: The replica's position and the head at the last comparison of heads.
@@ -38,6 +39,7 @@ class Followed:
         "known_rev",
         "linger",
         "loading",
+        "past_epoch",
         "recalling",
         "references",
         "repair_at",
@@ -60,6 +62,7 @@ class Followed:
         self.recalling: asyncio.Future[None] | None = None
         self.compared: tuple[Position, Position | None] | None = None
         self.verified_s = -math.inf
+        self.past_epoch = ""
         self.is_repairing = False
         self.is_gone = False
         self.is_forgotten = False

@@ -104,7 +104,9 @@ class HeadChecks:
         if not lagging:
             # To know that a replica is behind is not yet to show the truth.
             self._verified_s = started_s
-            self._become(None)
+            # What a late answer tells is old, and would be stale again before the next one.
+            if self._monotonic_s() - started_s <= self._stale_after_s / 2:
+                self._become(None)
 
     async def _watch_staleness(self) -> None:
         """Notice staleness on time even while a question to the database hangs."""

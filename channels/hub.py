@@ -33,6 +33,7 @@ class Hub:
         unix_ms: The wall clock, for the delay that is measured.
         monotonic_s: The clock of the bounds.
         released: Told of each channel that a subscriber stops watching, whatever the reason.
+        catch_up_max_bytes: Events that bring a subscriber up to date; more, and it is the state.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Hub:
         unix_ms: Callable[[], int],
         monotonic_s: Callable[[], float],
         released: Callable[[str], None],
+        catch_up_max_bytes: int = 1_048_576,
     ) -> None:
         self._replicas = replicas
         self._observer = observer
@@ -51,6 +53,7 @@ class Hub:
         self._unix_ms = unix_ms
         self._monotonic_s = monotonic_s
         self._released = released
+        self._catch_up_max_bytes = catch_up_max_bytes
         self._watchers: dict[str, dict[Watcher, None]] = {}
         self._channels: dict[Watcher, set[str]] = {}
         self._pending: list[Change] = []
@@ -271,14 +274,18 @@ class Hub:
         positions = self._slow.pop(subscriber)
         del self._slow_since_s[subscriber]
         queue: list[Change] = []
+        # This frame is nobody else's: many who read again at once must not fill the memory.
+        room_bytes = self._catch_up_max_bytes
         for channel, position in positions.items():
             replica = self._replicas[channel]
             same = replica.epoch == position.epoch
             missed = replica.changes_after(position.rev) if same else None
-            if missed is None:
+            size_bytes = sum(len(change.events_json) for change in missed or ())
+            if missed is None or size_bytes > room_bytes:
                 self.detach(subscriber, channel)
                 subscriber.end_channel(channel, EndReason.ANEW)
             else:
+                room_bytes -= size_bytes
                 queue += missed
         if queue:
             watched = self.channels_of(subscriber)

@@ -7,10 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from channels.names import DIRECTORY, UNASSIGNED, zone_channel
+
 MAX_REV: Final = 2**53 - 1
 """The largest revision that every client's number type holds exactly."""
 
 _POSITION: Final = re.compile(r"([0-9a-f]{1,32}):(0|[1-9][0-9]{0,15})")
+_MINIMUM_ITEM: Final = re.compile(
+    r"(?:(zone:)?([A-Za-z0-9._-]{1,64})=)?([0-9a-f]{1,32}:[0-9]{1,16})"
+)
 _VECTOR_ITEM: Final = re.compile(r"([A-Za-z0-9._-]{1,64})=([0-9a-f]{1,32}:[0-9]{1,16})")
 
 
@@ -81,3 +86,36 @@ def parse_vector(text: str, *, max_zones: int = 64) -> dict[str, Position]:
             raise InvalidPositionError(text)
         positions[match[1]] = Position.parse(match[2])
     return positions
+
+
+def parse_minima(
+    text: str, channels: Iterable[str], *, max_positions: int = 2_048
+) -> dict[str, Position]:
+    """Read a client's `min`: below which position of each channel it is to be told nothing.
+
+    Takes `epoch:rev`, meant for all of `channels`; what `format_vector` wrote; and what
+    `format_positions` wrote, so that the header of a write's response can be passed as it is.
+
+    Returns:
+        The positions by channel, also of channels other than those asked for.
+
+    Raises:
+        InvalidPositionError: the text is none of these, or holds more than `max_positions`.
+    """
+    minima: dict[str, Position] = {}
+    items = text.split(",", max_positions + 1)
+    if len(items) > max_positions:
+        raise InvalidPositionError(text)
+    for item in items:
+        match = _MINIMUM_ITEM.fullmatch(item.strip())
+        if match is None:
+            raise InvalidPositionError(text)
+        prefix, name, position = match[1], match[2], Position.parse(match[3])
+        if name is None:
+            minima.update(dict.fromkeys(channels, position))
+            continue
+        minima[zone_channel(name)] = position
+        if prefix is None and name in {DIRECTORY, UNASSIGNED}:
+            # A zone may have this name, too; a position of neither costs it one question.
+            minima[name] = position
+    return minima

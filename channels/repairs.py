@@ -248,6 +248,8 @@ class Repairs:
                 limit = self._config.resume_max_changes
                 followed.replica = Replica(state, recent_max_changes=limit)
             else:
+                if followed.replica.epoch != state.position.epoch:
+                    followed.past_epoch = followed.replica.epoch
                 followed.replica.reset(state)
             self._taken(followed)
             followed.known_rev = max(state.position.rev, heard_rev)

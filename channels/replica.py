@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from channels.changes import Change, ChannelState
-from channels.digest import digest_users, digest_zones
+from channels.digest import digest_state
 from channels.events import (
     Changed,
     Entered,
@@ -40,11 +40,10 @@ def encode_state(state: ChannelState) -> bytes:
     }
     if state.channel == DIRECTORY:
         body["zones"] = [state.zones[zone_id] for zone_id in sorted(state.zones)]
-        body["digest"] = digest_zones(state.zones)
     else:
         body["zone"] = state.zone
         body["users"] = [state.users[user_id] for user_id in sorted(state.users)]
-        body["digest"] = digest_users((user.id, user.version) for user in state.users.values())
+    body["digest"] = digest_state(state)
     return _encoder.encode(body)
 
 
@@ -58,7 +57,17 @@ class Replica:
     Nothing here awaits: whoever changes it decides first and does I/O elsewhere.
     """
 
-    __slots__ = ("_recent", "_snapshot", "channel", "epoch", "rev", "users", "zone", "zones")
+    __slots__ = (
+        "_digest",
+        "_recent",
+        "_snapshot",
+        "channel",
+        "epoch",
+        "rev",
+        "users",
+        "zone",
+        "zones",
+    )
 
     def __init__(self, state: ChannelState, *, recent_max_changes: int) -> None:
         self.channel = state.channel
@@ -75,6 +84,7 @@ class Replica:
         self.users: dict[int, User] = state.users
         self.zones: dict[str, Zone] = state.zones
         self._snapshot: bytes | None = None
+        self._digest: str | None = None
 
     @property
     def position(self) -> Position:
@@ -104,6 +114,7 @@ class Replica:
         self.rev = change.rev
         self._recent.append(change)
         self._snapshot = None
+        self._digest = None
 
     def _apply_event(
         self, event: Entered | Changed | Left | ZoneCreated | ZoneChanged | ZoneDeleted
@@ -152,3 +163,9 @@ class Replica:
         if self._snapshot is None:
             self._snapshot = encode_state(self.state())
         return self._snapshot
+
+    def digest(self) -> str:
+        """Return the state's digest, made once for each revision."""
+        if self._digest is None:
+            self._digest = digest_state(self.state())
+        return self._digest

@@ -8,7 +8,10 @@ from channels.replica import Replica
 
 
 def missed_changes(
-    replica: Replica, since: Position | None, resume_max_changes: int
+    replica: Replica,
+    since: Position | None,
+    resume_max_changes: int,
+    resume_max_bytes: int = 16_777_216,
 ) -> tuple[Change, ...] | None:
     """Decide between the missed changes and a fresh snapshot.
 
@@ -16,6 +19,7 @@ def missed_changes(
         replica: The channel as this node has it.
         since: The client's position; `None`: it has none.
         resume_max_changes: More than that behind, the snapshot is cheaper.
+        resume_max_bytes: Likewise, for the events of these changes.
 
     Returns:
         The changes after `since`, ascending and complete, possibly none; or `None`: the client
@@ -26,4 +30,7 @@ def missed_changes(
         return None
     if replica.rev - since.rev > resume_max_changes:
         return None
-    return replica.changes_after(since.rev)
+    missed = replica.changes_after(since.rev)
+    if missed and sum(len(change.events_json) for change in missed) > resume_max_bytes:
+        return None
+    return missed

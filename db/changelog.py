@@ -126,6 +126,7 @@ class DatabaseChangeLog:
                 _CHANGES, {"channel": channel, "after": after, "limit": limit}
             )
             rows = _bounded(found.all())
+            floor, rows = _unbroken(head, after, rows)
             parts = await self._read_parts(connection, rows)
         changes = tuple(
             Change.of_json(
@@ -138,7 +139,7 @@ class DatabaseChangeLog:
             )
             for row in rows
         )
-        return ChangePage(head.position, head.floor, changes)
+        return ChangePage(head.position, floor, changes)
 
     async def read_heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """Read where channels are now; one that has no head is missing.
@@ -155,6 +156,14 @@ class DatabaseChangeLog:
             UnavailableError: the database doesn't answer in time.
         """
         return await self._heads.read_stamp()
+
+    async def read_revision(self) -> str | None:
+        """Read the revision of the tables, `None` when they were never migrated.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        return await self._heads.read_revision()
 
     async def read_users_dict(self) -> tuple[UsersStamp, dict[int, dict[str, Any]]]:
         """Read all users, `{global_id: {id, name, zone_id, version}}`, and their stamp.
@@ -207,6 +216,20 @@ class DatabaseChangeLog:
         while len(self._parts) > CACHED_TRANSACTIONS:
             self._parts.popitem(last=False)
         return parts
+
+
+def _unbroken(head: _Head, after: int, rows: Sequence[Row[Any]]) -> tuple[int, Sequence[Row[Any]]]:
+    """Return the floor, and the rows up to the first hole.
+
+    Retention leaves none, as it raises the floor with what it deletes. One made by hand counts
+    as compacted, too: whoever is before it has to take the state anew.
+    """
+    first_rev = rows[0].rev if rows else head.position.rev + 1
+    floor = first_rev - 1 if first_rev > after + 1 else head.floor
+    for index, row in enumerate(rows):
+        if row.rev != first_rev + index:
+            return floor, rows[:index]
+    return floor, rows
 
 
 def _bounded(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:

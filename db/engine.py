@@ -19,12 +19,21 @@ from channels.positions import Position
 from db import sqlite
 from db.capture import committed_transaction
 from db.completion import run_to_end
-from db.errors import ConflictError
+from db.errors import ConflictError, DatabaseError
 from db.identity import IDENTITY_SQL, hashed_identity, process_identity
 from db.journal import OUTLET_OPTION, Outlet, Sink
-from db.translation import driver_errors, session_errors, translate_in_driver
+from db.translation import (
+    commit_errors,
+    driver_errors,
+    notice_read_only,
+    session_errors,
+    translate_in_driver,
+)
 
 DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
+
+CHECKOUT_MARGIN_S: Final = 0.5
+"""Time to try a connection, so that a pool with none free says so itself."""
 
 Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
@@ -43,6 +52,7 @@ class DatabaseConfig:
         pool_pre_ping: Whether a connection is tried before it is used.
         connect_timeout_s: How long connecting may take, in seconds.
         statement_timeout_s: How long a statement may run on PostgreSQL, in seconds.
+        lock_timeout_s: How long PostgreSQL waits for rows that another transaction holds.
         busy_timeout_ms: How long SQLite waits for another process's write, in milliseconds.
         max_tries: How often `run_transaction` tries, 1 or more.
         retry_min_s: The bound of the random wait before the second try; doubled each time.
@@ -57,6 +67,7 @@ class DatabaseConfig:
     pool_pre_ping: bool = True
     connect_timeout_s: float = 5
     statement_timeout_s: float = 30
+    lock_timeout_s: float = 5
     busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS
     max_tries: int = 10
     retry_min_s: float = 0.01
@@ -145,17 +156,21 @@ class Database:
         Raises:
             ConflictError: another transaction changed the same rows first.
             UnavailableError: the database can't be asked.
+            OutcomeUnknownError: it can't, and whether the commit was done is not known.
+            RowsLockedError: another transaction holds the rows for too long.
             DatabaseError: or another of its kinds, whatever rule the commit broke.
         """
         engine = self.reader if read_only else self.engine
         async with CommittingSession(engine, expire_on_commit=False) as session:
             with driver_errors():
                 # Now, because what fails in connecting can be told from the caller's errors.
-                _ = await session.connection()
+                # The pool bounds the wait for a free connection, but not its try of one.
+                async with asyncio.timeout(self.config.pool_timeout_s + CHECKOUT_MARGIN_S):
+                    _ = await session.connection()
             with session_errors():
                 yield session
             if not read_only:
-                with driver_errors():
+                with commit_errors():
                     await session.commit()
 
     async def run_transaction(
@@ -202,6 +217,9 @@ class Database:
                         yield connection
         except TimeoutError as error:
             raise UnavailableError("database", "no answer in time") from error
+        except DatabaseError as error:
+            # A reader can do nothing wrong by itself; a standby cancels its questions so.
+            raise UnavailableError("database", str(error)) from error
 
     async def identity(self) -> str:
         """Return the database's identity, hashed to 16 hex digits.
@@ -256,11 +274,14 @@ class Database:
                 "server_settings": {
                     "application_name": "zonecast",
                     "default_transaction_isolation": "read committed",
-                    "statement_timeout": str(round(config.statement_timeout_s * 1000)),
+                    "statement_timeout": _milliseconds(config.statement_timeout_s),
+                    # Who waits for rows keeps a connection from all others.
+                    "lock_timeout": _milliseconds(config.lock_timeout_s),
                 },
             },
         )
         event.listen(engine.sync_engine, "connect", _make_commits_durable)
+        event.listen(engine.sync_engine, "handle_error", notice_read_only)
         return engine
 
     def _sqlite_engines(self, url: URL) -> tuple[AsyncEngine, AsyncEngine]:
@@ -276,6 +297,11 @@ class Database:
         )
         sqlite.set_up(reader.sync_engine, read_only=True, busy_timeout_ms=busy_timeout_ms)
         return writer, reader
+
+
+def _milliseconds(duration_s: float) -> str:
+    # At least one: zero would mean no bound.
+    return str(max(1, round(duration_s * 1000)))
 
 
 def _make_commits_durable(connection: Any, _record: object) -> None:

@@ -10,10 +10,16 @@
     ├── OccupiedError          another node serves the database (`db.occupancy`)
     └── UncapturedWriteError   a write that subscribers would never hear of
 
-That the database can't be asked at all is `channels.ports.UnavailableError`.
+That the database can't be asked now is `channels.ports.UnavailableError`, with two more kinds:
+
+    UnavailableError
+    ├── RowsLockedError        another transaction holds the rows for too long
+    └── OutcomeUnknownError    it went while it was committing
 """
 
 from __future__ import annotations
+
+from channels.ports import UnavailableError
 
 
 class DatabaseError(Exception):
@@ -72,12 +78,26 @@ class ConflictError(DatabaseError):
     """Somebody else changed the same rows first; the whole transaction may be tried again.
 
     Attributes:
-        reason: A word for the log: `stale`, `deadlock`, `serialization` or `locked`.
+        reason: A word for the log: `stale`, `deadlock`, `serialization`, or `locked` (SQLite).
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"lost a race with another transaction: {reason}")
         self.reason = reason
+
+
+class RowsLockedError(UnavailableError):
+    """Another transaction holds the rows for longer than one waits; nothing was written.
+
+    Not a `ConflictError`: each further try would keep a connection waiting as long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("database", "rows are locked by another transaction")
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The database went while it was committing; whether it did, only a look can tell."""
 
 
 class VersionMismatchError(DatabaseError):

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from channels.ports import UnavailableError
 from channels.positions import Position
+from db import migrate
 from db.engine import Database
 from db.identity import IDENTITY_SQL, client_epoch, hashed_identity, process_identity
 
@@ -37,6 +38,7 @@ _STAMP_POSTGRES: Final = f"""SELECT count(*) AS heads, coalesce(sum(rev), 0) AS 
 STAMP_SQLITE: Final = text(
     "SELECT count(*) AS heads, coalesce(sum(rev), 0) AS revs FROM channel_heads"
 )
+_REVISION_POSTGRES: Final = "SELECT version_num FROM alembic_version"
 STAMP_POSTGRES: Final = text(_STAMP_POSTGRES)
 
 
@@ -112,6 +114,22 @@ class HeadReader:
         async with self._database.snapshot(self._timeout_s) as connection:
             found = (await connection.execute(STAMP_SQLITE)).one()
         return UsersStamp.of_row(found, process_identity())
+
+    async def read_revision(self) -> str | None:
+        """Read the revision of the tables, `None` when they were never migrated. Cancel-safe.
+
+        Raises:
+            UnavailableError: the database doesn't answer in time.
+        """
+        if self._database.dialect == "sqlite":
+            return await migrate.read_revision(self._database.reader)
+        try:
+            rows = await self._fetch(_REVISION_POSTGRES)
+        except UnavailableError as error:
+            if isinstance(error.__cause__, asyncpg.UndefinedTableError):
+                return None
+            raise
+        return rows[0]["version_num"] if rows else None
 
     async def close(self) -> None:
         """Close the connection; asking again opens another."""

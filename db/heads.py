@@ -25,6 +25,8 @@ _LOCK_POSTGRES: Final = text(
     f"""SELECT channel, epoch, rev, {IDENTITY_SQL} AS identity FROM channel_heads
     WHERE channel = ANY(CAST(:channels AS text[])) ORDER BY channel COLLATE "C" FOR UPDATE"""  # noqa: S608 - made of constants
 )
+_LOCK_FREE_POSTGRES: Final = text(f"{_LOCK_POSTGRES.text} SKIP LOCKED")
+_LIMIT_WAIT: Final = text("SELECT set_config('lock_timeout', :ms, true)")
 # The writing transaction holds SQLite's only write lock: there is nothing more to lock.
 _LOCK_SQLITE: Final = text(
     "SELECT channel, epoch, rev FROM channel_heads"
@@ -164,6 +166,29 @@ def renew(connection: Connection) -> int:
         _RESTART_HEADS, [{"channel": channel, "epoch": random_epoch()} for channel in locked]
     )
     return len(locked)
+
+
+def lock_one(connection: Connection, channel: str, wait_s: float) -> bool:
+    """Lock the head of a single channel, as the only row that this transaction locks.
+
+    Args:
+        connection: In a transaction that has no other lock.
+        channel: The channel.
+        wait_s: How long to wait for a writer that holds it, in the line of its writers; 0: not
+            at all.
+
+    Returns:
+        Whether it is locked: a writer may hold it, or there is no such head.
+
+    Raises:
+        DBAPIError: the head was waited for in vain.
+    """
+    if connection.dialect.name == "postgresql" and not wait_s:
+        found = connection.execute(_LOCK_FREE_POSTGRES, {"channels": [channel]})
+        return found.one_or_none() is not None
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LIMIT_WAIT, {"ms": str(max(1, round(wait_s * 1000)))})
+    return channel in _lock(connection, [channel]).revs
 
 
 def _lock(connection: Connection, channels: Sequence[str]) -> LockedHeads:

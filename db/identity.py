@@ -11,12 +11,16 @@ IDENTITY_SQL: Final = """(SELECT concat_ws(':',
     (SELECT system_identifier FROM pg_control_system()),
     (SELECT oid FROM pg_database WHERE datname = current_database()),
     CAST(CAST('channel_heads' AS regclass) AS oid),
-    extract(epoch FROM pg_postmaster_start_time())))"""
+    extract(epoch FROM pg_postmaster_start_time()))
+    WHERE CAST('pk_channel_heads' AS regclass) IS NOT NULL)"""
 """An expression for the identity of a PostgreSQL database; any role may read it.
 
 A base backup restored in place keeps the system identifier, a database dropped and made anew
 gets another oid, tables restored from a dump get other oids, and a server that runs a restored
 or another copy was started later.
+
+Without the key, this fails as without the table: dumps bring rows table by table, and all keys
+after all rows. A database that is being restored is not to be taken for one without zones.
 """
 
 

@@ -18,13 +18,17 @@ from db.errors import (
     DuplicateError,
     InvalidValueError,
     NotFoundError,
+    OutcomeUnknownError,
+    RowsLockedError,
     ZoneOccupiedError,
 )
+
+_LOCKED: Final = "55P03"
+_READ_ONLY: Final = "25006"
 
 _CONFLICTS: Final = {
     "40001": "serialization",
     "40P01": "deadlock",
-    "55P03": "locked",
 }
 """SQLSTATEs after which the same transaction, tried anew, may succeed."""
 
@@ -33,13 +37,17 @@ _UNAVAILABLE: Final = {
     "28": "not authorised",
     "3D": "no such database",
     "53": "out of resources",
+    "53100": "no room on its disk",
     "57": "interrupted or shutting down",
     "58": "system error",
-    "25006": "read-only",
+    _READ_ONLY: "read-only",
     "42P01": "tables are missing: migrate first",
     "42703": "tables are of another release: migrate first",
 }
 """SQLSTATEs, or their first two characters, of a database that can't serve now."""
+
+_LOST: Final = ("08", "57P", "40003")
+"""What SQLSTATEs begin with after which a COMMIT may have been done all the same."""
 
 _UNFIT: Final = "not a value that the column takes"
 _INVALID: Final = {
@@ -88,6 +96,47 @@ def driver_errors() -> Iterator[None]:
         raise translate(error) from error
 
 
+@contextmanager
+def commit_errors() -> Iterator[None]:
+    """Translate as `driver_errors` does in a block that commits.
+
+    Raises:
+        DatabaseError: or one of its kinds; nothing was written.
+        OutcomeUnknownError: the database was lost on the way.
+        UnavailableError: the database can't commit now; nothing was written.
+    """
+    try:
+        with driver_errors():
+            yield
+    except UnavailableError as error:
+        if _is_rolled_back(error.__cause__):
+            raise
+        raise OutcomeUnknownError(error.what, error.reason) from error
+
+
+def _is_rolled_back(cause: BaseException | None) -> bool:
+    """Tell whether a commit surely failed: the server said so, or it never came to COMMIT."""
+    if not isinstance(cause, exc.DBAPIError):
+        return False
+    state = getattr(cause.orig, "sqlstate", None)
+    return cause.statement is not None or not (state or _LOST[0]).startswith(_LOST)
+
+
+def notice_read_only(context: ExceptionContext) -> None:
+    """Drop the connections of a writer that finds the database read-only.
+
+    A session keeps what it began with: they would refuse writes long after the database takes
+    them again, or stay with the server that another one has taken over from. To be listened
+    with to `handle_error` of an engine on PostgreSQL.
+    """
+    state = getattr(context.original_exception, "sqlstate", None)
+    connection = context.connection
+    if state == _READ_ONLY and connection is not None:
+        # A reader is read-only because it asked for that.
+        options = connection.get_execution_options()
+        context.is_disconnect = not options.get("postgresql_readonly", False)
+
+
 def translate_in_driver(context: ExceptionContext) -> Exception | None:
     """Translate where a driver raises, what could not be told from other people's errors later.
 
@@ -127,6 +176,8 @@ def _dbapi_error(error: exc.DBAPIError) -> Exception:
         return _without_sqlstate(error)
     if state in _CONFLICTS:
         return ConflictError(_CONFLICTS[state])
+    if state == _LOCKED:
+        return RowsLockedError()
     for table, make in (
         (_UNAVAILABLE, lambda reason: UnavailableError("database", reason)),
         (_INVALID, lambda reason: InvalidValueError("value", reason)),
@@ -144,6 +195,8 @@ def _without_sqlstate(error: exc.DBAPIError) -> Exception:
         return ConflictError("locked")
     if "no such table" in words or "no such column" in words:
         return UnavailableError("database", "tables are missing: migrate first")
+    if "disk is full" in words:
+        return UnavailableError("database", "no room on its disk")
     # asyncpg checks values itself before it sends them.
     cause = error.orig.__cause__ if error.orig is not None else None
     if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
@@ -152,7 +205,8 @@ def _without_sqlstate(error: exc.DBAPIError) -> Exception:
     # An internal error without a SQLSTATE is asyncpg's own: a session that the server has ended.
     failed = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError)
     if failed or type(error) is exc.DatabaseError or error.connection_invalidated:
-        kind = type(error.orig).__name__ if error.orig else type(error).__name__
+        # SQLite's own name says more than a class that it has for everything.
+        kind = getattr(error.orig, "sqlite_errorname", type(error.orig or error).__name__)
         return UnavailableError("database", f"connection or storage failed: {kind}")
     return DatabaseError(f"the database refused: {type(error.orig).__name__}")
 

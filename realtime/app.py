@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from cache.bus_config import BusConfig
 from cache.cache_config import CacheConfig
-from cache.client import RedisConfig, create_client
+from cache.client import Connector, RedisConfig
 from cache.envelope import EnvelopeLimits
 from cache.invalidation import Invalidation, touches_users
 from cache.process_bus import ProcessBus
@@ -27,11 +27,14 @@ from channels.repairs import FollowerConfig
 from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
 from db.occupancy import occupy
+from db.retention import Retention, RetentionConfig
 from realtime import sse_endpoint, websocket_endpoint
 from realtime.api import add_api
 from realtime.connections import Connections
+from realtime.descriptors import raise_limit, room_for_connections
 from realtime.metrics import Metrics
 from realtime.node import Node
+from realtime.retention import PRUNING_SLACK, Pruning
 from realtime.settings import Settings
 from realtime.users_source import UsersSource
 
@@ -93,6 +96,10 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 verify_cache(cache, UsersSource(change_log), metrics),
             ):
                 tasks.create_task(work)
+            if settings.retention_interval_s:
+                retention = Retention(database, retention_config(settings, PRUNING_SLACK))
+                pruning = Pruning(retention, metrics, settings.retention_interval_s)
+                tasks.create_task(pruning.run())
             yield Node(
                 node_id=node_id,
                 settings=settings,
@@ -102,7 +109,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 feed=feed,
                 cache=cache,
                 metrics=metrics,
-                connections=Connections(settings.max_connections),
+                connections=Connections(room_for_connections(settings, raise_limit())),
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.redis_timeout_s):
@@ -192,10 +199,11 @@ def build_bus_and_cache(
         deaf_after_s=settings.bus_deaf_after_s,
         limits=EnvelopeLimits(max_bytes=settings.bus_message_max_bytes),
     )
-    client = create_client(
-        redis, name=f"zonecast:{node_id}:cache", max_connections=redis.max_connections
+    connector = Connector(redis)
+    client = connector.create_client(
+        name=f"zonecast:{node_id}:cache", max_connections=redis.max_connections
     )
-    bus = RedisBus(redis, node_id, invalidation, config)
+    bus = RedisBus(connector, node_id, invalidation, config)
     return bus, RedisCache(client, invalidation, caching)
 
 
@@ -209,7 +217,18 @@ def database_config(settings: Settings) -> DatabaseConfig:
         pool_timeout_s=settings.pool_timeout_s,
         pool_pre_ping=settings.pool_pre_ping,
         statement_timeout_s=settings.statement_timeout_s,
+        lock_timeout_s=settings.lock_timeout_s,
         max_tries=settings.transaction_max_tries,
+    )
+
+
+def retention_config(settings: Settings, slack: float = 0) -> RetentionConfig:
+    """Read the retention's part of the settings; `slack` as in the configuration made of them."""
+    return RetentionConfig(
+        max_changes=settings.retention_max_changes,
+        max_age_s=settings.retention_max_age_s,
+        batch_changes=settings.retention_batch_changes,
+        slack=slack,
     )
 
 
@@ -226,4 +245,7 @@ def feed_config(settings: Settings) -> FeedConfig:
         atomic_wait_s=settings.atomic_wait_s,
         slow_drain_timeout_s=settings.slow_drain_timeout_s,
         min_position_wait_s=settings.min_position_wait_s,
+        catch_up_max_bytes=settings.slow_buffer_max_bytes,
+        # A reply is bounded alike, whether it holds the state or the changes since.
+        resume_max_bytes=settings.snapshot_max_bytes,
     )

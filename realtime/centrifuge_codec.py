@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from channels.changes import Change
-from channels.positions import InvalidPositionError, Position
+from channels.positions import InvalidPositionError, Position, parse_minima
 from channels.subscribers import EndReason, Start
 
 MAX_COMMAND_ID: Final = 2**53 - 1
@@ -111,6 +111,15 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     epoch: Any = None
     offset: Any = None
     flag: int = 0
+    data: Any = None
+
+    def __post_init__(self) -> None:
+        _read_minimum(self.channel, self.data)
+
+    @property
+    def minimum(self) -> Position | None:
+        """Below which position the client is to be told nothing: `min` in its data."""
+        return _read_minimum(self.channel, self.data)
 
     @property
     def position(self) -> Position | None:
@@ -134,8 +143,29 @@ class HistoryRequest(msgspec.Struct, frozen=True):
     reverse: bool = False
 
 
+class RpcRequest(msgspec.Struct, frozen=True):
+    """The parameters of `rpc`; which `data` there must be depends on the method."""
+
+    method: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
 Params = TypeVar("Params")
 _commands: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _read_minimum(channel: str, data: object) -> Position | None:
+    """Read `min` from a client's data; without it, that may be anything.
+
+    Raises:
+        InvalidPositionError: it is there, and no position.
+    """
+    text = data.get("min") if isinstance(data, dict) else None
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidPositionError(str(text))
+    return parse_minima(text, [channel]).get(channel)
 
 
 def read_position(epoch: object, offset: object) -> Position:

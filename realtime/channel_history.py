@@ -18,7 +18,7 @@ class UnrecoverableError(Exception):
 
 
 async def read_history(
-    feed: Feed, request: HistoryRequest, *, max_changes: int
+    feed: Feed, request: HistoryRequest, *, max_changes: int, max_bytes: int
 ) -> tuple[Position, Sequence[Change]]:
     """Read what a client asks for: the head, and changes oldest first, or newest first in reverse.
 
@@ -26,6 +26,7 @@ async def read_history(
         feed: Asked for pages of the change log.
         request: `limit` 0 asks only for the head, a negative one for as much as may be.
         max_changes: The most that is returned at once.
+        max_bytes: Events that are returned at once, but for a single change that has more.
 
     Raises:
         UnrecoverableError: `since` is of another epoch, in the future, or compacted.
@@ -40,10 +41,22 @@ async def read_history(
     if limit == 0:
         return page.head, ()
     if request.reverse:
-        return await _newest_first(feed, request.channel, since_rev, limit, page)
-    if since_rev is None:
-        page = await _from_floor(feed, request.channel, limit, page)
-    return page.head, page.changes
+        head, changes = await _newest_first(feed, request.channel, since_rev, limit, page)
+    else:
+        if since_rev is None:
+            page = await _from_floor(feed, request.channel, limit, page)
+        head, changes = page.head, page.changes
+    return head, _fitting(changes, max_bytes)
+
+
+def _fitting(changes: Sequence[Change], max_bytes: int) -> Sequence[Change]:
+    """Return as many changes from the first on as fit, at least one if there is any."""
+    size_bytes = 0
+    for count, change in enumerate(changes):
+        size_bytes += len(change.events_json)
+        if size_bytes > max_bytes:
+            return changes[: max(1, count)]
+    return changes
 
 
 def _since_rev(since: Since | None) -> int | None:
@@ -72,10 +85,21 @@ async def _from_floor(feed: Feed, channel: str, limit: int, page: ChangePage) ->
 async def _newest_first(
     feed: Feed, channel: str, before_rev: int | None, limit: int, page: ChangePage
 ) -> tuple[Position, Sequence[Change]]:
-    """Read back from the head, or from the change before `before_rev`."""
+    """Read back from the head, or from the change before `before_rev`.
+
+    Pages come oldest first, and may end early; what was pruned, or renewed, between two of them
+    takes with it what came before.
+    """
     last_rev = page.head.rev if before_rev is None else before_rev - 1
-    first_rev = max(page.floor, last_rev - limit)
-    if last_rev <= first_rev:
-        return page.head, ()
-    page = await feed.history(channel, first_rev, last_rev - first_rev)
-    return page.head, page.changes[::-1]
+    after_rev = max(page.floor, last_rev - limit)
+    changes: list[Change] = []
+    while after_rev < last_rev:
+        epoch = page.head.epoch
+        page = await feed.history(channel, after_rev, last_rev - after_rev)
+        if page.floor > after_rev or page.head.epoch != epoch:
+            changes.clear()
+        changes += [change for change in page.changes if change.rev <= last_rev]
+        if not page.changes:
+            break
+        after_rev = page.changes[-1].rev
+    return page.head, changes[::-1]

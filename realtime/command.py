@@ -24,14 +24,17 @@ from db import migrate as migrations
 from db.engine import Database
 from db.epochs import renew_epochs
 from db.errors import DatabaseError
-from realtime.app import database_config, occupied
+from db.retention import PruneReport, Retention
+from realtime.app import database_config, occupied, retention_config
 from realtime.logs import configure_logging, mask_text
+from realtime.prune_display import PruneDisplay, prune_summary
 from realtime.replay import Replay, ReplayOptions
 from realtime.replay_api import ReplayError
 from realtime.replay_display import ReplayDisplay, summary
 from realtime.server import listening_socket
 from realtime.server import serve as serve_settings
 from realtime.settings import Settings, SettingsError, load_settings
+from realtime.verify_command import verify
 from realtime.watch import watch_json, watch_table
 from realtime.watch_stream import WatchError, websocket_url
 
@@ -182,6 +185,38 @@ def resync(database_url: DatabaseOption = None) -> None:
 
 
 @app.command()
+def prune(
+    database_url: DatabaseOption = None,
+    max_changes: Annotated[
+        int | None, typer.Option(help="Kept of each channel; else ZONECAST_RETENTION_MAX_CHANGES.")
+    ] = None,
+    max_age_s: Annotated[
+        float | None, typer.Option(help="Age; else ZONECAST_RETENTION_MAX_AGE_S.")
+    ] = None,
+) -> None:
+    """Delete the changes that are kept no longer; running nodes do it by themselves."""
+    settings = load_settings(
+        database_url=database_url,
+        retention_max_changes=max_changes,
+        retention_max_age_s=max_age_s,
+    )
+
+    async def run(display: PruneDisplay) -> PruneReport | None:
+        database = Database(database_config(settings))
+        try:
+            retention = Retention(database, retention_config(settings))
+            return await retention.prune(display.progressed)
+        finally:
+            await database.close()
+
+    with PruneDisplay(Console(stderr=True)) as display:
+        report = asyncio.run(run(display))
+    if report is None:
+        raise CommandError("another process is pruning this database; try again later")
+    typer.echo(prune_summary(report))
+
+
+@app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="CSV: time,badge,zone_id.", metavar="FILE")],
     url: UrlOption = DEFAULT_URL,
@@ -259,6 +294,9 @@ def watch(
 def _write_line(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+app.command()(verify)
 
 
 def main() -> None:

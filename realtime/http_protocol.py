@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -11,6 +12,9 @@ from uvicorn.server import ServerState
 
 ABORT_EXTENSION: Final = "zonecast.abort"
 """The ASGI scope's extension: `{"abort": callable}` drops the connection, buffers included."""
+
+KERNEL_UNSENT_BYTES: Final = 131_072
+"""What the kernel may hold unsent: beyond, bytes wait where we can count them."""
 
 HEAD_MAX_BYTES: Final = 65_536
 """Larger heads of requests are refused with 431; what arrives in one read is not counted."""
@@ -21,6 +25,15 @@ _TOO_LARGE: Final = (
     b"content-type: application/problem+json\r\nconnection: close\r\n"
     b"content-length: " + str(len(_BODY)).encode() + b"\r\n\r\n" + _BODY
 )
+
+
+def bound_kernel(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel hold little that is unsent; its own bound is some megabytes a socket."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        return
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -54,6 +67,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        bound_kernel(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import Final
 
 from realtime.app import build_app
 from realtime.settings import PREFIX, Settings
 from realtime.websocket_server import Server, server_config
 from realtime.workers import Workers
 
-_USER_TIMEOUT_MS: Final = 30_000
-
 
 def listening_socket(settings: Settings) -> socket.socket:
     """Bind the address of the settings; accepted connections inherit the options.
 
-    TCP_USER_TIMEOUT frees a connection whose peer takes nothing: without it a stream that
-    is not read would linger for as long as the peer likes.
+    TCP_USER_TIMEOUT frees a connection whose peer takes nothing, or is gone without a word:
+    without it a stream whose few bytes fit into the kernel's buffers would linger for as long
+    as the peer likes.
 
     Raises:
         OSError: the address can't be bound.
@@ -29,7 +27,8 @@ def listening_socket(settings: Settings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+            timeout_ms = max(1, round(settings.slow_drain_timeout_s * 1000))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind((settings.host, settings.port))
         listener.set_inheritable(True)
     except BaseException:

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cache.client import RedisConfig
+from cache.redis_url import SCHEMES
 
 PREFIX = "ZONECAST_"
 
@@ -74,12 +75,15 @@ class Settings(BaseSettings):
     """Test a pooled connection before it is used."""
     statement_timeout_s: Positive = 10
     """Longest run of one statement."""
+    lock_timeout_s: Positive = 5
+    """Longest wait for rows that another transaction holds; then 503."""
     transaction_max_tries: int = Field(default=8, ge=1, le=100)
     """Tries of a write that loses a race, a deadlock included; then 409."""
 
     # The fast path and the cache.
     redis_url: SecretStr | None = None
-    """Bus and cache between nodes; none: one process alone."""
+    """Bus and cache between nodes: `redis://host:6379/0`, `rediss://`, `unix://`, or by Sentinel \
+`redis+sentinel://host:26379,host2:26379/master_name/0`; none: one process alone."""
     redis_prefix: str = Field(default="zonecast", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Begins every Redis key and channel; nodes of one service share it."""
     redis_timeout_s: Positive = 1
@@ -113,17 +117,29 @@ class Settings(BaseSettings):
     min_position_wait_s: Positive = 2
     """Longest wait for `min=` before the database itself is asked."""
     snapshot_max_bytes: int = Field(default=16_777_216, ge=1, le=1_073_741_824)
-    """Larger snapshots are refused: error 106, HTTP 413."""
+    """Larger snapshots are refused (error 106, HTTP 413); larger resumes become snapshots."""
+
+    # Retention of the change log.
+    retention_max_changes: Count = 10_000
+    """Changes kept of each channel, or a tenth more; at least `ZONECAST_RESUME_MAX_CHANGES`."""
+    retention_max_age_s: Annotated[float, Field(gt=0, le=315_360_000)] = 604_800
+    """Age beyond which no change is kept, or a tenth more, however few there are."""
+    retention_interval_s: float = Field(default=60, ge=0, le=86_400)
+    """Pause between passes that delete what is kept no longer; 0: this node never does."""
+    retention_batch_changes: Count = 500
+    """Changes deleted in one transaction, which holds up the channel's writers meanwhile."""
 
     # Connections.
     max_connections: Count = 20_000
-    """WebSocket and SSE connections of a node."""
+    """WebSocket and SSE connections of a node; fewer where file descriptors don't suffice."""
     max_subscriptions_per_connection: Count = 1_024
     """Channels on one connection."""
     max_message_bytes: Count = 262_144
     """Largest WebSocket message of a client."""
     max_commands_per_message: Count = 2_048
     """Commands in one message."""
+    waiting_max_concurrent: Count = 16
+    """Subscribes with `min` that wait at once on one connection; the others queue up."""
     connect_timeout_s: Positive = 10
     """A connection that has not sent a request, or over WebSocket `connect`, by then is cut."""
     ping_interval_s: Positive = 25
@@ -135,7 +151,7 @@ class Settings(BaseSettings):
     slow_drain_timeout_s: Positive = 30
     """A connection that has not drained by then is cut."""
     history_max_changes: Count = 300
-    """Changes in one `history` reply or page of changes."""
+    """Changes in one page of changes or `history` reply; of those, what fits the slow buffer."""
 
     # Server-sent events.
     sse_max_zones: int = Field(default=64, ge=1, le=64)
@@ -154,6 +170,10 @@ class Settings(BaseSettings):
     """Longest `wait_s` of a page of changes."""
     keep_alive_timeout_s: Positive = 75
     """Idle HTTP connections are closed after this."""
+    drain_delay_s: float = Field(default=0, ge=0, le=3_600)
+    """How long a node that stops is not ready yet serves on, for load balancers to notice."""
+    drain_connections_per_s: Count = 500
+    """Clients a stopping node sends away in a second; more, to be done at half of its timeout."""
     shutdown_timeout_s: Positive = 10
     """Longest wait for clients to leave when the node stops."""
 
@@ -180,8 +200,8 @@ class Settings(BaseSettings):
     def _redis_is_served(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value():
             return None
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            msg = "must begin with redis://, rediss:// or unix://"
+        if value.get_secret_value().partition("://")[0] not in SCHEMES:
+            msg = "must begin with redis://, rediss://, unix:// or redis+sentinel://"
             raise ValueError(msg)
         RedisConfig(value.get_secret_value())
         return value
@@ -201,6 +221,16 @@ class Settings(BaseSettings):
             msg = (
                 "ZONECAST_REDIS_URL needs PostgreSQL in ZONECAST_DATABASE_URL: "
                 "several nodes cannot share one SQLite file"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _retention_lets_resume(self) -> Settings:
+        if self.retention_max_changes < self.resume_max_changes:
+            msg = (
+                "ZONECAST_RETENTION_MAX_CHANGES must not be below ZONECAST_RESUME_MAX_CHANGES: "
+                "who may resume needs the changes"
             )
             raise ValueError(msg)
         return self

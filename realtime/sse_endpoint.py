@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import Final
 
 import structlog
@@ -14,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from channels.names import DIRECTORY, is_zone_id, zone_channel
-from channels.positions import InvalidPositionError, Position, parse_vector
+from channels.positions import InvalidPositionError, Position, parse_minima, parse_vector
 from realtime.api.problems import Kind, ProblemError
 from realtime.http_protocol import ABORT_EXTENSION
 from realtime.node import Node, node_of
@@ -44,12 +45,14 @@ class SseEndpoint:
         """
         request = Request(scope, receive)
         node = node_of(request)
+        wanted = _read_wanted(request, node.settings.sse_max_zones)
         stream = SseStream(
             feed=node.feed,
             codec=self._codec,
             settings=node.settings,
             metrics=node.metrics,
-            wanted=_read_wanted(request, node.settings.sse_max_zones),
+            wanted=wanted,
+            minima=_read_minima(request, wanted),
         )
         if not node.connections.admit(stream):
             raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
@@ -98,6 +101,24 @@ def _read_positions(request: Request) -> dict[str, Position]:
         return parse_vector(since) if since else {}
     except InvalidPositionError as error:
         raise HTTPException(400, f"since: {error}") from error
+
+
+def _read_minima(request: Request, channels: Collection[str]) -> dict[str, Position]:
+    """Read below which positions the client is to be told nothing.
+
+    Raises:
+        HTTPException: 400, when that can't be read.
+    """
+    minima: dict[str, Position] = {}
+    for text in request.query_params.getlist("min"):
+        try:
+            positions = parse_minima(text, channels)
+        except InvalidPositionError as error:
+            raise HTTPException(400, f"min: {error}") from error
+        if "=" not in text and len(channels) > 1:
+            raise HTTPException(400, "min: name the zone, as in ?min=A=epoch:rev")
+        minima |= positions
+    return minima
 
 
 async def _open(stream: SseStream, timeout_s: float) -> None:

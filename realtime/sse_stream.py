@@ -43,6 +43,7 @@ class SseStream:
         metrics: Counts subscriptions and bytes.
         wanted: The zones' channels with the client's positions, `None` for a snapshot; or
             just the directory: then all zones, whichever there are.
+        minima: Before which positions of channels nothing is told when the stream begins.
 
     Attributes:
         close_code: Why the stream ended, in the codes of the WebSocket protocol.
@@ -57,6 +58,7 @@ class SseStream:
         settings: Settings,
         metrics: Metrics,
         wanted: dict[str, Position | None],
+        minima: dict[str, Position],
     ) -> None:
         self.codec = codec
         self.close_code = LEFT
@@ -68,6 +70,7 @@ class SseStream:
         self._wake = asyncio.Event()
         self._takes_all = DIRECTORY in wanted
         self._wanted = wanted
+        self._minima = minima
         self._attached: set[str] = set()
         self._listed: set[str] = set()
         self._sent = PositionVector()
@@ -155,7 +158,7 @@ class SseStream:
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
             try:
-                await self._feed.subscribe(self, wanted, self._begin)
+                await self._feed.subscribe(self, wanted, self._begin, self._minima)
             except UnknownChannelError as error:
                 since = wanted.pop(error.channel, None)
                 self._wanted = {**wanted, **self._wanted}
@@ -165,6 +168,7 @@ class SseStream:
                 raise
             if self._refusal is not None:
                 raise self._refusal
+        self._minima = {}
 
     def _begin(self, starts: Sequence[Start]) -> bool:
         """Queue how subscriptions begin: missed changes, then snapshots."""
@@ -218,8 +222,7 @@ class SseStream:
             return
         if since is None:
             raise error
-        limit = self._settings.resume_max_changes
-        page = await self._feed.history(error.channel, since.rev, limit)
+        page = await self._feed.history(error.channel, since.rev, self._settings.resume_max_changes)
         is_complete = (
             page.head.epoch == since.epoch
             and page.floor <= since.rev

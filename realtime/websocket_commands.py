@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from math import ceil
 from typing import Any, Final
@@ -22,7 +23,9 @@ from realtime.centrifuge_codec import (
     Command,
     Disconnect,
     HistoryRequest,
+    Params,
     Problem,
+    RpcRequest,
     SubscribeRequest,
     decode_commands,
     decode_params,
@@ -33,6 +36,7 @@ from realtime.centrifuge_codec import (
 )
 from realtime.channel_history import UnrecoverableError, read_history
 from realtime.settings import Settings
+from realtime.waiting_room import Waiting, WaitingRoom
 from realtime.websocket_session import Session
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -47,6 +51,10 @@ _NOT_AVAILABLE: Final = frozenset(
 class Conversation:
     """Executes the commands of one session in their order, so that replies keep it, too.
 
+    But a subscribe with a `min` that this node has not reached yet waits aside, and with it only
+    what comes later for the same channel. One command is executed at a time, whoever waited:
+    each is answered when what was written before has been read.
+
     Args:
         session: Whose commands these are.
         feed: Where channels are watched and read.
@@ -56,7 +64,7 @@ class Conversation:
         log: Bound to the connection.
     """
 
-    __slots__ = ("_feed", "_log", "_node_id", "_problem_told", "_session", "_settings")
+    __slots__ = ("_feed", "_log", "_node_id", "_problem_told", "_session", "_settings", "_turn")
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class Conversation:
         self._node_id = node_id
         self._problem_told = problem_told
         self._log = log
+        self._turn = asyncio.Lock()
 
     async def run(self, receive: Receive, is_gone: Callable[[], bool]) -> None:
         """Execute what the client says until the connection is gone. Cancel-safe.
@@ -86,18 +95,30 @@ class Conversation:
         loop = asyncio.get_running_loop()
         stale = loop.call_later(self._settings.connect_timeout_s, self._cut_stale)
         try:
-            while not is_gone():
-                message = await receive()
-                if message["type"] != "websocket.receive" or session.close_code is not None:
-                    continue
-                text = message.get("text")
-                if isinstance(text, str):
-                    await self._execute_message(text)
-                else:
-                    self._refuse("a binary message")
+            async with asyncio.TaskGroup() as tasks:
+                room = self._waiting_room(tasks)
+                while not is_gone():
+                    message = await receive()
+                    if message["type"] != "websocket.receive" or session.close_code is not None:
+                        continue
+                    text = message.get("text")
+                    if isinstance(text, str):
+                        await self._execute_message(text, room)
+                    else:
+                        self._refuse("a binary message")
+                room.close()
         finally:
             stale.cancel()
             session.closed(1006)
+
+    def _waiting_room(self, tasks: asyncio.TaskGroup) -> WaitingRoom:
+        return WaitingRoom(
+            tasks,
+            self._serve_waiting,
+            max_concurrent=self._settings.waiting_max_concurrent,
+            max_commands=self._settings.max_commands_per_message,
+            max_bytes=self._settings.max_message_bytes,
+        )
 
     def _cut_stale(self) -> None:
         if not self._session.is_connected:
@@ -107,17 +128,61 @@ class Conversation:
         self._log.info("refused", why=why)
         self._session.end(Disconnect.BAD_REQUEST)
 
-    async def _execute_message(self, text: str) -> None:
-        try:
+    async def _execute_message(self, text: str, room: WaitingRoom) -> None:
+        with self._boundary():
             for command in decode_commands(text, self._settings.max_commands_per_message):
-                if not await self._session.may_write(self._settings.slow_drain_timeout_s):
+                channel = self._waits_for(command, room)
+                if channel is not None:
+                    asked_s = asyncio.get_running_loop().time()
+                    await room.add(Waiting(command, channel, asked_s))
+                    continue
+                if not await self._execute_in_turn(command):
                     return
-                await self._execute(command)
+
+    @contextlib.contextmanager
+    def _boundary(self) -> Iterator[None]:
+        """End the session for what is wrong with its messages, or with us."""
+        try:
+            yield
         except BadRequestError as error:
             self._refuse(error.why)
-        except Exception:  # noqa: BLE001 - the boundary of the connection's task.
+        except Exception:  # noqa: BLE001 - the boundary of the connection's tasks.
             self._session.end(Disconnect.SERVER_ERROR)
             self._log.exception("session failed")
+
+    def _waits_for(self, command: Command, room: WaitingRoom) -> str | None:
+        """Return the channel that a command has to wait for; `None`: it is executed at once."""
+        if command.method == "subscribe" and self._session.is_connected:
+            request = _read(command, SubscribeRequest)
+            if request is None:
+                return None
+            waits = request.minimum is not None and not self._feed.minima.covers(
+                request.channel, request.minimum
+            )
+            return request.channel if waits or request.channel in room else None
+        if command.method == "unsubscribe" and room:
+            ending = _read(command, ChannelRequest)
+            return ending.channel if ending is not None and ending.channel in room else None
+        return None
+
+    async def _serve_waiting(self, waiting: Waiting) -> None:
+        command = waiting.command
+        with self._boundary(), self._answering(command):
+            request = _read(command, SubscribeRequest) if command.method == "subscribe" else None
+            if request is None or request.minimum is None:
+                await self._execute_in_turn(command)
+                return
+            channel = parse_channel(request.channel)
+            async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
+                await self._execute_in_turn(command)
+
+    async def _execute_in_turn(self, command: Command) -> bool:
+        """Execute a command once the client may be answered; tell whether it could be."""
+        async with self._turn:
+            if not await self._session.may_write(self._settings.slow_drain_timeout_s):
+                return False
+            await self._execute(command)
+            return True
 
     async def _execute(self, command: Command) -> None:
         if command.method == "connect":
@@ -125,8 +190,14 @@ class Conversation:
             return
         if not self._session.is_connected:
             raise BadRequestError("a command before connect")
-        try:
+        with self._answering(command):
             await self._answer(command)
+
+    @contextlib.contextmanager
+    def _answering(self, command: Command) -> Iterator[None]:
+        """Answer a command that fails with why."""
+        try:
+            yield
         except (msgspec.DecodeError, RecursionError):
             self._fail(command, Problem.BAD_REQUEST)
         except (InvalidChannelError, UnknownChannelError):
@@ -145,6 +216,8 @@ class Conversation:
                 self._unsubscribe(command, decode_params(command, ChannelRequest))
             case "history":
                 await self._history(command, decode_params(command, HistoryRequest))
+            case "rpc":
+                await self._call(command, decode_params(command, RpcRequest))
             case "ping":
                 self._session.write([encode_reply(command, {})])
             case "send":
@@ -214,6 +287,25 @@ class Conversation:
     async def _history(self, command: Command, request: HistoryRequest) -> None:
         parse_channel(request.channel)
         head, changes = await read_history(
-            self._feed, request, max_changes=self._settings.history_max_changes
+            self._feed,
+            request,
+            max_changes=self._settings.history_max_changes,
+            max_bytes=self._settings.slow_buffer_max_bytes,
         )
         self._session.write(encode_history(command.id, head, changes))
+
+    async def _call(self, command: Command, request: RpcRequest) -> None:
+        if request.method != "digest":
+            self._fail(command, Problem.METHOD_NOT_FOUND)
+            return
+        channel = parse_channel(msgspec.json.decode(request.data, type=ChannelRequest).channel)
+        found = await self._feed.digest(channel)
+        self._session.write([encode_reply(command, {"data": found.document()})])
+
+
+def _read(command: Command, kind: type[Params]) -> Params | None:
+    """Read parameters; `None`: they are to be answered as what they are, a bad request."""
+    try:
+        return decode_params(command, kind)
+    except (msgspec.DecodeError, RecursionError):
+        return None

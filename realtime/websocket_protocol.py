@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -20,12 +19,14 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.protocol import State
 
+from realtime.http_protocol import bound_kernel
+
 EXTENSION: Final = "zonecast.frames"
 """The ASGI scope's extension in which the endpoint finds the protocol."""
 
 _PONG: Final = b"{}"
-_KERNEL_UNSENT_BYTES: Final = 131_072
-"""What the kernel may hold unsent: beyond, bytes wait where we can count them."""
+_QUEUED_MESSAGE_BYTES: Final = 512
+"""What a queued message costs beside its data: without it empty messages would cost nothing."""
 
 
 class Peer(Protocol):
@@ -79,11 +80,7 @@ class SharedFrameProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the transport of the HTTP protocol."""
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        if hasattr(socket, "TCP_NOTSENT_LOWAT") and sock is not None:
-            is_tcp = sock.family in {socket.AF_INET, socket.AF_INET6}
-            if is_tcp:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_UNSENT_BYTES)
+        bound_kernel(transport)
 
     async def run_asgi(self) -> None:
         """Run the application with this protocol in the scope's extensions."""
@@ -147,7 +144,7 @@ class SharedFrameProtocol(WebSocketsSansIOProtocol):
         else:
             event = {"type": "websocket.receive", "bytes": data}
         self.queue.put_nowait(event)
-        self._inbox_bytes += len(data)
+        self._inbox_bytes += len(data) + _QUEUED_MESSAGE_BYTES
         if self._inbox_bytes > self.config.ws_max_size and not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()

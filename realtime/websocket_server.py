@@ -12,11 +12,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from realtime.connections import Connections
+from realtime.descriptors import DescriptorWatch
 from realtime.http_protocol import BoundedHttpProtocol
 from realtime.settings import Settings
 from realtime.websocket_protocol import SharedFrameProtocol
 
 _POLL_S: Final = 0.02
+_TICKS_PER_S: Final = 10
 _LEAST_GRACE_S: Final = 0.2
 
 
@@ -49,19 +51,25 @@ def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """uvicorn's server with a farewell: clients are told and flushed before anything closes.
 
-    From the first signal it takes at most `shutdown_timeout_s` until all connections are gone
-    and as long again for the lifespan's end; a second signal ends it at once.
+    From the first signal on the node is not ready; `drain_delay_s` later it takes nobody new,
+    and its clients are told, `drain_connections_per_s` of them, or faster where that would take
+    more than half of `shutdown_timeout_s`: other nodes get them one by one, and who was not told
+    yet is served as before. When `shutdown_timeout_s` is over, all connections are gone; the
+    lifespan's end may take as long again. A second signal ends it at once.
 
     Args:
         config: Made by `server_config`.
         app: The application whose node's connections are told.
-        settings: Names the bound.
+        settings: Names the bounds.
     """
 
     def __init__(self, config: uvicorn.Config, app: Starlette, settings: Settings) -> None:
         super().__init__(config)
         self._app = app
         self._shutdown_timeout_s = settings.shutdown_timeout_s
+        self._descriptors = DescriptorWatch()
+        self._drain_delay_s = settings.drain_delay_s
+        self._drain_connections_per_s = settings.drain_connections_per_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown, or end at once when it has begun.
@@ -81,19 +89,24 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """End the process when its node has failed, rather than serve a picture that stands."""
+        if counter % _TICKS_PER_S == 0:
+            self._descriptors.look()
         return await super().on_tick(counter) or self.has_failed
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, say goodbye, wait, drop who is left, and end the lifespan."""
         loop = asyncio.get_running_loop()
+        connections = self._connections()
+        if connections is not None and not self.has_failed:
+            connections.stopping = True
+            await self._pause(self._drain_delay_s)
         until_s = loop.time() + self._shutdown_timeout_s
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
-        connections = self._connections()
         if connections is not None:
-            connections.farewell()
+            await self._say_goodbye(connections)
             await self._until_gone(connections, until_s)
             connections.abort()
         left_s = max(_LEAST_GRACE_S, until_s - loop.time())
@@ -104,6 +117,29 @@ class Server(uvicorn.Server):
                 await super().shutdown([])
         except TimeoutError:
             self.force_exit = True
+
+    async def _pause(self, pause_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + pause_s
+        # A signal handler sets `force_exit`, and can set no event.
+        while loop.time() < until_s and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(min(_POLL_S, pause_s))
+
+    async def _say_goodbye(self, connections: Connections) -> None:
+        """Tell all clients, spread over a bounded time; at once where the node has failed."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        count = connections.close()
+        rate = max(self._drain_connections_per_s, 2 * count / self._shutdown_timeout_s)
+        told = 0
+        while not (self.force_exit or self.has_failed):
+            due = 1 + int((loop.time() - began_s) * rate)
+            left = connections.farewell(due - told)
+            told = due
+            if not left:
+                return
+            await asyncio.sleep(_POLL_S)
+        connections.farewell()
 
     async def _until_gone(self, connections: Connections, until_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from typing import cast
+from types import FrameType
+from typing import Final, cast
 
 import structlog
 import uvicorn
@@ -16,6 +18,21 @@ from realtime.logs import configure_logging
 from realtime.settings import Settings
 from realtime.websocket_server import Server, server_config
 
+_POLL_S: Final = 0.1
+
+
+class WorkerServer(Server):
+    """A server that is told to stop by its supervisor alone."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on SIGTERM only.
+
+        Ctrl-C reaches all processes of a terminal: with the supervisor's SIGTERM it would count
+        as a second signal, and nobody could say goodbye.
+        """
+        if sig != signal.SIGINT:
+            super().handle_exit(sig, frame)
+
 
 class Worker(Process):
     """A process whose server says goodbye to its clients, which uvicorn's own doesn't."""
@@ -27,7 +44,7 @@ class Worker(Process):
             settings = Settings()
             configure_logging(settings.log_level, settings.log_format)
             app = build_app(settings)
-            self._server = Server(server_config(app, settings), app, settings)
+            self._server = WorkerServer(server_config(app, settings), app, settings)
         return self._server
 
 
@@ -53,6 +70,21 @@ class Workers(Multiprocess):
     def init_processes(self) -> None:
         """Start all workers."""
         self.processes += [self._start_one() for _ in range(self.processes_num)]
+
+    def terminate_all(self) -> None:
+        """Tell all workers to stop; with the last of them the listening sockets are gone."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+    def join_all(self) -> None:
+        """Wait until all workers have ended; pass on a further signal, which ends them at once."""
+        for worker in self.processes:
+            while worker.process.is_alive():
+                worker.process.join(_POLL_S)
+                if self.signal_queue:
+                    self.signal_queue.clear()
+                    self.terminate_all()
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that died or hang; stop when one can't even start."""

@@ -8,14 +8,14 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from tests.processes import ServerProcess
+from tests.processes import ServerProcess, wait_exit
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parents[1]
 ANSWER_TIMEOUT_S = 2.0
+PLAIN = "realtime.command"
+ARMED = "tests.faults.failpoints"
 
 
 class NodeProcess(ServerProcess):
@@ -24,10 +24,18 @@ class NodeProcess(ServerProcess):
     Args:
         folder: Its working directory and log.
         settings: `ZONECAST_*` variables, named without the prefix, in lower case.
+        failpoint: As the attribute.
+
+    Attributes:
+        failpoint: Which of `tests.faults.failpoints` its next start is armed with; empty: none.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    # It is ready only once Redis is there, which may be out for most of a minute.
+    start_timeout_s = 90.0
+
+    def __init__(self, folder: Path, settings: Mapping[str, object], failpoint: str = "") -> None:
         super().__init__(folder)
+        self.failpoint = failpoint
         quick = {"log_level": "warning", "shutdown_timeout_s": 5}
         self._settings = {**quick, **settings}
         env = shutil.which("env")
@@ -42,13 +50,20 @@ class NodeProcess(ServerProcess):
     def command(self) -> list[str]:
         """Run the command line, with the settings in the environment."""
         variables = [f"ZONECAST_{name.upper()}={value}" for name, value in self._settings.items()]
-        program = "from realtime.command import main; main()"
+        if self.failpoint:
+            variables += [f"PYTHONPATH={ROOT}", f"ZONECAST_TEST_FAILPOINT={self.failpoint}"]
+        program = f"from {ARMED if self.failpoint else PLAIN} import main; main()"
         serve = [sys.executable, "-c", program, "serve", "--port", str(self.port)]
         return [self._env, *variables, *serve]
 
     async def answers(self) -> bool:
         """Tell whether `/readyz` says 200."""
         return (await self.get("/readyz")).startswith("HTTP/1.1 200")
+
+    async def wait_exit(self) -> int:
+        """Wait until the process has ended by itself; return its exit code. Bounded."""
+        assert self._process is not None
+        return await wait_exit(self._process)
 
     async def get(self, path: str) -> str:
         """Return the raw answer to a request, empty when there was none in time."""

@@ -198,6 +198,7 @@ class ServerProcess(ABC):
 
     stop_signal = signal.SIGTERM
     death_signal = signal.SIGKILL
+    start_timeout_s = START_TIMEOUT_S
 
     def __init__(self, folder: Path, account: Account | None = None) -> None:
         self.port = free_port()
@@ -230,7 +231,7 @@ class ServerProcess(ABC):
         """Start the server and wait until it serves; nothing to do when it runs.
 
         Raises:
-            ServerStartError: It ended, or did not answer within `START_TIMEOUT_S`.
+            ServerStartError: It ended, or did not answer within `start_timeout_s`.
         """
         if self.running:
             return
@@ -244,7 +245,7 @@ class ServerProcess(ABC):
         )
         self._process = process
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(self.start_timeout_s):
                 # A starting server announces itself in no way but by answering.
                 while process.poll() is None and not await self.answers():  # noqa: ASYNC110
                     await asyncio.sleep(POLL_INTERVAL_S)

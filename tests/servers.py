@@ -12,10 +12,18 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
-from tests.processes import Account, Scratch, ServerProcess, ServerStartError, spawn, wait_exit
+from tests.processes import (
+    Account,
+    Scratch,
+    ServerProcess,
+    ServerStartError,
+    spawn,
+    wait_exit,
+)
 
 ROLE = "zonecast"
 DATABASE = "zonecast"
@@ -102,6 +110,8 @@ class RedisServer(ServerProcess):
     def __init__(self, binaries: Binaries, folder: Path) -> None:
         super().__init__(folder)
         self._binaries = binaries
+        self.primary: RedisServer | None = None
+        """Whose replica it is when it starts."""
 
     @property
     def url(self) -> str:
@@ -109,6 +119,10 @@ class RedisServer(ServerProcess):
 
     def command(self) -> list[str]:
         settings = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
+        # A replica is served at once, not when others may have come, too.
+        settings["repl-diskless-sync-delay"] = "0"
+        if self.primary is not None:
+            settings["replicaof"] = f"127.0.0.1 {self.primary.port}"
         arguments = [text for key, value in settings.items() for text in (f"--{key}", value)]
         return [str(self._binaries.server), *arguments]
 
@@ -131,7 +145,11 @@ class RedisServer(ServerProcess):
 
 
 class PostgresServer(ServerProcess):
-    """A PostgreSQL on a cluster of its own."""
+    """A PostgreSQL on a cluster of its own.
+
+    Attributes:
+        data: The folder of the cluster; another one may be put in its place while it is down.
+    """
 
     stop_signal = signal.SIGINT  # "Fast": clients are cut, data is written.
     death_signal = signal.SIGQUIT  # "Immediate": leaves no shared memory behind.
@@ -139,6 +157,7 @@ class PostgresServer(ServerProcess):
     def __init__(self, binaries: Binaries, folder: Path, account: Account | None) -> None:
         super().__init__(folder, account)
         self._binaries = binaries
+        self.data = folder / "data"
 
     @property
     def url(self) -> str:
@@ -162,7 +181,7 @@ class PostgresServer(ServerProcess):
             "timezone": "UTC",
         }
         arguments = [text for key, value in settings.items() for text in ("-c", f"{key}={value}")]
-        return [str(self._binaries.server), "-D", str(self.folder / "data"), *arguments]
+        return [str(self._binaries.server), "-D", str(self.data), *arguments]
 
     async def answers(self) -> bool:
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
@@ -202,6 +221,53 @@ class PostgresServer(ServerProcess):
     async def drop_database(self, name: str) -> None:
         """Drop a database; connections still open are cut."""
         await self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @property
+    def libpq_url(self) -> str:
+        """The URL of the database `zonecast` on it, as PostgreSQL's own programs have it."""
+        return self.url.replace("+asyncpg", "")
+
+    # Copies of it
+
+    def on(self, data: Path) -> PostgresServer:
+        """Return a server for another data folder beside this one's, on a port of its own."""
+        other = PostgresServer(self._binaries, self.folder, self._account)
+        other.data = data
+        return other
+
+    async def back_up(self, name: str, *options: str) -> Path:
+        """Make a base backup while the server runs; returns its folder, ready to be started on.
+
+        Raises:
+            ServerStartError: It failed.
+        """
+        data = self.folder / name
+        place = ["-D", str(data), "-h", "127.0.0.1", "-p", str(self.port), "-U", ROLE]
+        await self.run("pg_basebackup", *place, "-c", "fast", "--no-sync", *options)
+        return data
+
+    async def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs to its end; raises `ServerStartError`."""
+        process = spawn(
+            [str(self._binaries.folder / program), *arguments],
+            log=self.folder / "server.log",
+            folder=self.folder,
+            account=self._account,
+        )
+        if await wait_exit(process, timeout_s=60.0) != 0:
+            raise ServerStartError(f"{program} failed: {self.log_tail()}")
+
+    async def put_back(self, data: Path) -> Path:
+        """Put a copy in the place of the data, with the server down; returns where that is now."""
+        lost = data.with_name(f"{data.name}-lost")
+        await asyncio.to_thread(self.data.rename, lost)
+        await asyncio.to_thread(data.rename, self.data)
+        return lost
+
+    async def value(self, statement: str, *values: object) -> Any:
+        """Return what one statement tells, outside the tests' databases."""
+        async with self.connect() as connection:
+            return await connection.fetchval(statement, *values)
 
 
 class Postgres:

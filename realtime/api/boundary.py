@@ -66,6 +66,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._metrics = node.metrics
+        self._connections = node.connections
         self._began_s = time.perf_counter()
         self._received_bytes = 0
         self._max_bytes = node.settings.max_body_bytes
@@ -106,4 +107,8 @@ class _Exchange:
                 message["status"],
                 time.perf_counter() - self._began_s,
             )
+            if self._connections.stopping:
+                # Or the client would go on asking a node that is about to go.
+                others = [pair for pair in message["headers"] if pair[0].lower() != b"connection"]
+                message = {**message, "headers": [*others, (b"connection", b"close")]}
         await self._send(message)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import Query, Request, Response
 
 from channels.changes import Change, ChangePage
+from channels.digest import DigestAt, digest_state
 from channels.feed import UnknownChannelError
 from channels.names import zone_channel
 from channels.ports import UnavailableError
-from channels.positions import MAX_REV, InvalidPositionError, Position
-from realtime.api.answers import bounded, json_response, tagged_response
+from channels.positions import MAX_REV, InvalidPositionError, Position, parse_minima
+from channels.replica import encode_state
+from realtime.api.answers import (
+    bounded,
+    encode,
+    json_response,
+    raw_response,
+    tagged_response,
+)
 from realtime.api.documents import (
     ChangesDocument,
-    PositionInQuery,
+    DigestDocument,
     SnapshotDocument,
     ZoneIdInPath,
 )
@@ -28,11 +36,25 @@ from realtime.node import Node, node_of
 router = new_router("channels", WaitingRoute)
 
 
+MinimumInQuery = Annotated[
+    str | None,
+    Query(
+        max_length=8_192,
+        description="`epoch:rev`, or a line of a write's `Zonecast-Positions` as it is",
+    ),
+]
+SourceInQuery = Annotated[
+    Literal["database"] | None,
+    Query(description="`database`: read its rows now, whatever this node holds"),
+]
+
+
 @router.get("/zones/{zone_id}/snapshot", response_model=SnapshotDocument)
 async def read_snapshot(
     request: Request,
     zone_id: ZoneIdInPath,
-    min: PositionInQuery = None,  # noqa: A002 -- the wire's name.
+    min: MinimumInQuery = None,  # noqa: A002 -- the wire's name.
+    source: SourceInQuery = None,
 ) -> Response:
     """The zone at exactly one revision, at `min` or later where that exists.
 
@@ -40,15 +62,48 @@ async def read_snapshot(
     answer is the present state, and its `epoch` and `rev` tell.
     """
     node = node_of(request)
-    snapshot = await node.feed.snapshot(zone_channel(zone_id), _parse(min))
+    channel = zone_channel(zone_id)
+    minimum = _parse(min, channel)
     pages = f"/users?zone_id={zone_id}"
-    body = bounded(snapshot.body, node.settings.snapshot_max_bytes, pages)
-    return tagged_response(request, body, snapshot.position)
+    max_bytes = node.settings.snapshot_max_bytes
+    if source is None:
+        snapshot = await node.feed.snapshot(channel, minimum)
+        body = bounded(snapshot.body, max_bytes, pages)
+        return tagged_response(request, body, snapshot.position)
+    # Later than any position heard of. No tag: rows written by hand don't move the position.
+    return raw_response(
+        bounded(encode_state(await node.feed.read_state(channel)), max_bytes, pages)
+    )
 
 
-def _parse(text: str | None) -> Position | None:
+@router.get("/zones/{zone_id}/digest", response_model=DigestDocument)
+async def read_digest(
+    request: Request,
+    zone_id: ZoneIdInPath,
+    min: MinimumInQuery = None,  # noqa: A002 -- the wire's name.
+    source: SourceInQuery = None,
+) -> Response:
+    """The zone's digest, and the position that it belongs to, at `min` or later as a snapshot's.
+
+    `source` tells where it comes from: this node's `replica`, where it has one, or the
+    `database`, read in one snapshot with the position.
+    """
+    node = node_of(request)
+    channel = zone_channel(zone_id)
+    minimum = _parse(min, channel)
+    if source is None:
+        found = await node.feed.digest(channel, minimum)
+    else:
+        state = await node.feed.read_state(channel)
+        found = DigestAt(channel, state.position, digest_state(state), from_replica=False)
+    if not found.from_replica:
+        return json_response(found.document())
+    return tagged_response(request, encode(found.document()), found.position)
+
+
+def _parse(text: str | None, channel: str) -> Position | None:
     try:
-        return None if text is None else Position.parse(text)
+        return None if text is None else parse_minima(text, [channel]).get(channel)
     except InvalidPositionError as error:
         raise ProblemError(Kind.INVALID, str(error)) from error
 

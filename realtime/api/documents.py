@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import Path, Query
@@ -88,9 +88,6 @@ ZoneIdInQuery = Annotated[str | None, Query(pattern=ZONE_ID_PATTERN)]
 IdInQuery = Annotated[int | None, Query(ge=1, le=MAX_ID)]
 Skip = Annotated[int, Query(ge=0, le=MAX_SKIP)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
-PositionInQuery = Annotated[
-    str | None, Query(pattern=r"^[0-9a-f]{1,32}:[0-9]{1,16}$", description="`epoch:rev`")
-]
 
 
 class Body(BaseModel):
@@ -216,6 +213,23 @@ class SnapshotDocument(BaseModel):
     zone: ZoneDocument
     users: list[UserDocument]
     digest: str
+
+
+class DigestDocument(BaseModel):
+    """What a zone's users come to, at exactly one position."""
+
+    channel: str
+    epoch: str
+    rev: int
+    digest: Annotated[
+        str,
+        Field(
+            description="`<count>-<8 hex>`: the sum modulo 2^32 of the CRC-32 of ASCII"
+            " `id:version` of its users"
+        ),
+    ]
+    count: int
+    source: Literal["replica", "database"]
 
 
 class ChangeDocument(BaseModel):

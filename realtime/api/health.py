@@ -43,7 +43,7 @@ async def read_readiness(request: Request) -> Response:
 async def find_reasons(node: Node) -> list[str]:
     """Tell why the node should get no traffic; nothing: it is ready. Bounded in time."""
     reasons: list[str] = []
-    if node.connections.closing:
+    if node.connections.stopping:
         reasons.append("the node is stopping")
     reason = await _ask_database(node)
     if reason is not None:
@@ -60,7 +60,9 @@ async def _ask_database(node: Node) -> str | None:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             needed = await migrate.head_revision()
-            found = await migrate.read_revision(node.database.reader)
+            # On the reserved connection: that all others are in use is no reason to send
+            # everybody elsewhere, and a question given up costs no time on it.
+            found = await node.change_log.read_revision()
     except UnavailableError:
         return "the database cannot be asked"
     except TimeoutError:

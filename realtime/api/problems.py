@@ -23,6 +23,8 @@ from db.errors import (
     DuplicateError,
     InvalidValueError,
     NotFoundError,
+    OutcomeUnknownError,
+    RowsLockedError,
     VersionMismatchError,
     ZoneOccupiedError,
 )
@@ -53,6 +55,7 @@ class Kind(Enum):
     INVALID = (422, "The request is not valid")
     NOT_READY = (503, "The node should get no traffic")
     UNAVAILABLE = (503, "Something that this needs cannot be asked now")
+    LOCKED = (503, "Another transaction holds what this would change")
     OVERLOADED = (503, "The node takes no more connections")
     TIMEOUT = (503, "The request took too long")
 
@@ -127,6 +130,7 @@ class _Translation:
     kind: Kind
     fields: tuple[str, ...]
     hint: str = ""
+    detail: str = ""
 
 
 TRANSLATIONS: Final[Mapping[type[Exception], _Translation]] = {
@@ -141,7 +145,13 @@ TRANSLATIONS: Final[Mapping[type[Exception], _Translation]] = {
     VersionMismatchError: _Translation(Kind.VERSION_MISMATCH, ("expected", "actual")),
     ConflictError: _Translation(Kind.CONFLICT, ("reason",)),
     InvalidValueError: _Translation(Kind.INVALID, ("field",)),
+    RowsLockedError: _Translation(
+        Kind.LOCKED, ("what",), detail="another transaction holds the rows; nothing was written"
+    ),
     UnavailableError: _Translation(Kind.UNAVAILABLE, ("what",)),
+    OutcomeUnknownError: _Translation(
+        Kind.UNAVAILABLE, ("what",), "; whether the write was done is not known"
+    ),
 }
 """The one table by which errors of the rooms below become problems."""
 
@@ -158,7 +168,8 @@ def describe(error: Exception) -> tuple[Kind, str, Fields]:
     fields = {name: getattr(error, name) for name in found.fields}
     if isinstance(error, UnavailableError):
         # Its reason is for the log: it tells how the service is built.
-        return found.kind, f"the {error.what} cannot be asked now", fields
+        detail = found.detail or f"the {error.what} cannot be asked now{found.hint}"
+        return found.kind, detail, fields
     if isinstance(error, InvalidValueError):
         fields["errors"] = [{"loc": ["body", error.field], "msg": error.reason}]
     return found.kind, f"{error}{found.hint}", fields

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from cache.bus_config import BusConfig
-from cache.client import RedisConfig
+from cache.client import Connector, RedisConfig
 from cache.invalidation import Invalidation
 from cache.process_bus import ProcessBus, ProcessBusHub
 from cache.redis_bus import RedisBus
@@ -26,7 +26,7 @@ def redis_node(url: str, name: str, config: BusConfig) -> BusNode:
     """Make a node with a bus over the Redis at `url`."""
     invalidation = Invalidation()
     redis = RedisConfig(url, command_timeout_s=0.3, connect_timeout_s=0.3)
-    return BusNode(RedisBus(redis, name, invalidation, config), invalidation)
+    return BusNode(RedisBus(Connector(redis), name, invalidation, config), invalidation)
 
 
 @pytest.fixture(params=["redis", "process"])

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cache.cache_config import CacheConfig
-from cache.client import RedisConfig, create_client
+from cache.client import Connector, RedisConfig
 from cache.invalidation import Invalidation
 from cache.redis_cache import RedisCache
 from cache.users_dict import Stamp, UsersDict
@@ -68,5 +68,7 @@ class Shelf:
 def new_shelf(url: str | None, config: CacheConfig = CONFIG) -> Shelf:
     """Make the cache of a node."""
     invalidation = Invalidation()
-    client = create_client(RedisConfig(url), name="cache", max_connections=4) if url else None
+    client = (
+        Connector(RedisConfig(url)).create_client(name="cache", max_connections=4) if url else None
+    )
     return Shelf(RedisCache(client, invalidation, config), invalidation)

@@ -52,6 +52,31 @@ async def test_a_read_ends_under_constant_commits(shelf: Shelf) -> None:
     assert await shelf.version(source) == source.version
 
 
+async def test_who_knew_of_a_later_commit_does_not_share_a_load_that_gave_up(
+    shelf: Shelf,
+) -> None:
+    """Under constant commits a read ends with an old dict, which is for its own caller alone."""
+    source = Source()
+    last_load_read, may_return = asyncio.Event(), asyncio.Event()
+
+    async def load_during_commit() -> tuple[Stamp, UsersDict]:
+        answer = await source.load()
+        source.version += 1
+        shelf.invalidation.heard()
+        if source.loads == CONFIG.max_loads:
+            last_load_read.set()
+            await may_return.wait()
+        return answer
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(shelf.cache.read(load_during_commit))
+        await last_load_read.wait()
+        late = group.create_task(shelf.version(source))
+        await asyncio.sleep(0)
+        may_return.set()
+    assert late.result() == source.version
+
+
 async def test_a_slow_fill_is_refused(shelf_pair: tuple[Shelf, Shelf]) -> None:
     """What was read before another node raised the fence doesn't get into Redis."""
     slow, writer = shelf_pair

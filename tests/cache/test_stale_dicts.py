@@ -11,7 +11,7 @@ import pytest
 
 from cache.bus_config import BusConfig
 from cache.cache_config import CacheConfig
-from cache.client import RedisConfig, create_client
+from cache.client import Connector, RedisConfig
 from cache.invalidation import Invalidation
 from cache.redis_bus import RedisBus
 from cache.redis_cache import RedisCache
@@ -68,9 +68,9 @@ async def nodes(redis_url: str) -> AsyncIterator[list[Reading]]:
     nodes = []
     for name in ("a", "b"):
         invalidation, ledger = Invalidation(), Ledger()
-        config = RedisConfig(redis_url)
-        bus = BusNode(RedisBus(config, name, invalidation, BusConfig()), invalidation, ledger)
-        client = create_client(config, name=f"cache-{name}", max_connections=4)
+        connector = Connector(RedisConfig(redis_url))
+        bus = BusNode(RedisBus(connector, name, invalidation, BusConfig()), invalidation, ledger)
+        client = connector.create_client(name=f"cache-{name}", max_connections=4)
         cache = RedisCache(client, invalidation, CacheConfig())
         nodes.append(Reading(bus, ledger, cache))
     yield nodes

@@ -292,6 +292,30 @@ async def test_a_new_epoch_sends_everybody_to_the_new_state(world: World) -> Non
     world.assert_equal(screen)
 
 
+@scene(SLOW_CHECKS)
+async def test_who_knows_a_new_epoch_is_never_shown_the_old_one(world: World) -> None:
+    """Another node told it first, right after this one had compared its heads."""
+    first = await world.watch("zone:A")
+    world.commit((1, "A"))
+    await first.until(lambda s: s.positions["zone:A"].rev == 1)
+    world.truth.renew_epochs("e2")
+    screens = [await world.watch("zone:A", since=Position("e2", 1)) for _ in range(2)]
+    assert [screen.starts[0].position for screen in screens] == [Position("e2", 1)] * 2
+    assert first.ended == [("zone:A", EndReason.ANEW)]
+
+
+@scene(SLOW_CHECKS)
+async def test_positions_of_the_epoch_before_ask_nothing_of_the_database(world: World) -> None:
+    """After a restart of the database all clients come with them."""
+    screen = await world.watch("zone:A")
+    world.truth.renew_epochs("e2")
+    await world.watch("zone:A", since=Position("e2", 0))
+    world.truth.down = True
+    late = await world.watch("zone:A", since=Position("e1", 0))
+    assert late.starts[0].position == Position("e2", 0)
+    assert screen.ended == [("zone:A", EndReason.ANEW)]
+
+
 @scene()
 async def test_a_rewound_log_of_the_same_epoch_is_noticed(world: World) -> None:
     """The head went backwards: the replica is read anew, and its watchers with it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from channels.feed import FeedConfig
+from channels.positions import Position
 from channels.repairs import FollowerConfig
 from channels.subscribers import EndReason
-from tests.channels.world import World, in_world
+from tests.channels.world import Screen, World, in_world
 
 
 async def test_a_slow_subscriber_gets_what_it_missed_in_one_frame() -> None:
@@ -104,3 +105,48 @@ async def test_a_slow_subscriber_learns_that_its_zone_was_deleted() -> None:
         assert slow.ended == [("zone:A", EndReason.GONE)]
 
     await in_world(play)
+
+
+async def test_a_catch_up_of_too_many_bytes_is_the_state_anew() -> None:
+    """Who reads again gets no frame of its own that is larger than the bound."""
+    config = FeedConfig(
+        following=FollowerConfig(gap_wait_s=0.01),
+        head_check_interval_s=0.1,
+        catch_up_max_bytes=10_000,
+    )
+
+    async def play(world: World) -> None:
+        slow = await world.watch("zone:A", "zone:B")
+        quick = await world.watch("zone:A", "zone:B")
+        slow.congested = True
+        for first in range(0, 1_000, 100):
+            world.commit(*((user, "A") for user in range(first, first + 100)))
+        world.commit((1_000, "B"))
+        await quick.until(lambda s: len(s.users["zone:A"]) == 1_000 and bool(s.users["zone:B"]))
+        slow.congested = False
+        world.feed.drained(slow)
+        assert slow.ended == [("zone:A", EndReason.ANEW)]
+        assert [change.channel for frame in slow.frames for change in frame] == ["zone:B"]
+        world.assert_equal(slow)
+
+    await in_world(play, config=config)
+
+
+async def test_a_resume_of_too_many_bytes_is_the_state() -> None:
+    """The changes would be a larger reply than a state may be."""
+    following = FollowerConfig(gap_wait_s=0.01)
+    config = FeedConfig(following=following, head_check_interval_s=0.1, resume_max_bytes=2_000)
+
+    async def play(world: World) -> None:
+        quick = await world.watch("zone:A")
+        start = quick.positions["zone:A"]
+        world.commit(*((user, "A") for user in range(100)))
+        world.commit((1, None))
+        await quick.until(lambda s: s.positions["zone:A"].rev == start.rev + 2)
+        far = await world.watch("zone:A", since=start)
+        assert [begun.changes for begun in far.starts] == [None]
+        near = Screen(users={"zone:A": dict(quick.users["zone:A"])})
+        await world.watch("zone:A", screen=near, since=Position(start.epoch, start.rev + 1))
+        assert [len(begun.changes or ()) for begun in near.starts] == [1]
+
+    await in_world(play, config=config)

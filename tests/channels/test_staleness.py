@@ -158,3 +158,17 @@ def test_a_channel_that_failed_and_is_left_makes_nobody_stale() -> None:
         stale_after_s=2,
     )
     run_in_virtual_time(in_world(scene, config=config))
+
+
+@pytest.mark.parametrize("answered_after_s", [1.8, 5])
+def test_an_answer_that_came_late_makes_nothing_live(answered_after_s: float) -> None:
+    """It tells how the heads were when they were asked for; the next one ends the staleness."""
+
+    async def scene(world: World) -> None:
+        screen = await world.watch("zone:A")
+        world.truth.due_paces["heads"] = [(answered_after_s, 0)]
+        await asyncio.sleep(8)
+        assert len(screen.staleness) == 2
+        assert screen.staleness[1] is None
+
+    run_in_virtual_time(in_world(scene, config=FeedConfig()))

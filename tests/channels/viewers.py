@@ -22,6 +22,7 @@ from channels.feed import Feed, UnknownChannelError
 from channels.names import DIRECTORY
 from channels.ports import UnavailableError
 from channels.positions import Position
+from channels.replica import encode_state
 from channels.subscribers import EndReason, Start
 from tests.channels.world import PlainCodec
 
@@ -143,7 +144,9 @@ class Connection:
         check(channel not in self.held, "subscribed once", channel)
         check(start.was_recovering == (since is not None), "knows what was asked")
         if start.changes is None:
-            picture = Picture.of(start.replica.state())
+            state = start.replica.state()
+            picture = Picture.of(state)
+            check(start.replica.snapshot() == encode_state(state), "the bytes are of now", channel)
             is_older = since and since.epoch == start.position.epoch
             check(
                 not is_older or (since and start.position.rev >= since.rev),

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from channels.ports import UnavailableError
 from db import user_crud
 from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
@@ -64,6 +65,23 @@ async def test_epoch_is_of_head_and_database(database: Database, ada: User) -> N
     await log.close()
 
 
+async def test_a_database_without_its_keys_is_not_read(postgres_url: str) -> None:
+    """A dump that is being restored has rows before keys, and of some tables before others."""
+    database = Database(DatabaseConfig(postgres_url))
+    log = DatabaseChangeLog(database)
+    assert await log.read_heads(["zones"]) is not None
+    async with database.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE channel_heads DROP CONSTRAINT pk_channel_heads"))
+    with pytest.raises(UnavailableError):
+        await log.read_heads(["zones"])
+    with pytest.raises(UnavailableError):
+        await log.read_state("zones")
+    with pytest.raises(UnavailableError):
+        await log.read_users_dict()
+    await log.close()
+    await database.close()
+
+
 async def test_two_databases_have_two_identities(
     postgres_url: str, empty_postgres_url: str
 ) -> None:
@@ -73,7 +91,10 @@ async def test_two_databases_have_two_identities(
         connection = await asyncpg.connect(
             make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         )
-        await connection.execute("CREATE TABLE IF NOT EXISTS channel_heads ()")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS channel_heads"
+            " (channel text CONSTRAINT pk_channel_heads PRIMARY KEY)"
+        )
         identities.add(await connection.fetchval(f"SELECT {IDENTITY_SQL}"))
         await connection.close()
     assert len(identities) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,10 +79,15 @@ class EventSource:
 
 @asynccontextmanager
 async def event_source(
-    url: str, *zones: str, since: str | None = None, last_event_id: str | None = None
+    url: str,
+    *zones: str,
+    since: str | None = None,
+    last_event_id: str | None = None,
+    minima: Sequence[str] = (),
 ) -> AsyncIterator[EventSource]:
     """Open a stream at `url`, which is a node's address."""
     params: list[tuple[str, str | int | float | bool | None]] = [("zone", zone) for zone in zones]
+    params += [("min", minimum) for minimum in minima]
     if since is not None:
         params.append(("since", since))
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}

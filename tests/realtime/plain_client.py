@@ -29,6 +29,7 @@ class PlainClient:
         self._socket = socket
         self._next_id = 1
         self._replies: dict[int, asyncio.Future[Message]] = {}
+        self._subscribing: dict[int, str] = {}
         self._moved = asyncio.Event()
         self.frames: list[list[Message]] = []
         self.zones: dict[str, dict[int, Message]] = {}
@@ -55,6 +56,10 @@ class PlainClient:
         if not line:
             await self._socket.send("{}")
         elif "id" in line:
+            channel = self._subscribing.pop(line["id"], None)
+            if channel is not None and "subscribe" in line:
+                # At once: the next change may follow before whoever asked goes on.
+                self._begin(channel, line["subscribe"])
             self._replies.pop(line["id"]).set_result(line)
         elif "pub" in line.get("push", {}):
             self._publication(line["push"]["channel"], line["push"]["pub"])
@@ -63,6 +68,15 @@ class PlainClient:
             self.unsubscribed.append((channel, line["push"]["unsubscribe"]["code"]))
         elif "message" in line.get("push", {}):
             self.states.append(line["push"]["message"]["data"])
+
+    def _begin(self, channel: str, result: Message) -> None:
+        if result.get("recovered"):
+            for publication in result.get("publications", []):
+                self._publication(channel, publication)
+        else:
+            users = result["data"].get("users", [])
+            self.zones[channel] = {user["id"]: user for user in users}
+        self.positions[channel] = (result["epoch"], result.get("offset", 0))
 
     def _publication(self, channel: str, publication: Message) -> None:
         epoch, offset = self.positions[channel]
@@ -94,18 +108,8 @@ class PlainClient:
         if recover:
             epoch, offset = self.positions[channel]
             request |= {"recover": True, "epoch": epoch, "offset": offset}
-        reply = await self.ask(subscribe=request)
-        if "error" in reply:
-            return reply
-        result = reply["subscribe"]
-        if result.get("recovered"):
-            for publication in result.get("publications", []):
-                self._publication(channel, publication)
-        else:
-            users = result["data"].get("users", [])
-            self.zones[channel] = {user["id"]: user for user in users}
-        self.positions[channel] = (result["epoch"], result.get("offset", 0))
-        return reply
+        self._subscribing[self._next_id] = channel
+        return await self.ask(subscribe=request)
 
     async def until(self, condition: Callable[[PlainClient], bool]) -> None:
         """Wait, bounded by the test's own timeout, until a condition holds."""

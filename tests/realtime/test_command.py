@@ -24,7 +24,7 @@ def test_help_names_every_command() -> None:
     """And succeeds."""
     code, printed, errors = zonecast("--help")
     assert (code, errors) == (0, "")
-    for command in ("serve", "migrate", "replay", "watch", "resync"):
+    for command in ("serve", "migrate", "replay", "watch", "resync", "prune", "verify"):
         assert command in printed
 
 

@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[2]
         ({"workers": 2}, "ZONECAST_WORKERS above 1 needs ZONECAST_REDIS_URL"),
         ({"redis_url": "redis://h"}, "ZONECAST_REDIS_URL needs PostgreSQL"),
         ({"head_check_interval_s": 5}, "ZONECAST_HEAD_CHECK_INTERVAL_S: "),
+        ({"retention_max_changes": 299}, "ZONECAST_RETENTION_MAX_CHANGES must not be below"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line_without_the_value(

@@ -165,6 +165,26 @@ async def test_a_read_with_min_sees_the_write_on_every_node(cluster: Cluster) ->
             assert [user["id"] for user in snapshot.json()["users"]] == ids
 
 
+async def test_a_subscribe_with_min_sees_the_write_on_every_node(cluster: Cluster) -> None:
+    """The header of a write's response, as it is, and nothing older is told on any node."""
+    ids = await cluster.make("A", "B", users=1)
+    async with AsyncExitStack() as stack:
+        for live in cluster.nodes:  # Replicas that may lag.
+            await stack.enter_async_context(plain_client(live.ws_url, "zone:A", "zone:B"))
+        others = [
+            await stack.enter_async_context(plain_client(live.ws_url)) for live in cluster.nodes
+        ]
+        for step in range(12):
+            there = "BA"[step % 2]
+            answer = await cluster.move(step % 3, ids[0], there)
+            data = {"min": answer.headers["Zonecast-Positions"]}
+            for other in others:
+                request = {"channel": f"zone:{there}", "data": data}
+                reply = await other.ask(subscribe=request)
+                assert [user["id"] for user in reply["subscribe"]["data"]["users"]] == ids
+                await other.ask(unsubscribe={"channel": f"zone:{there}"})
+
+
 async def test_with_redis_gone_writes_succeed_and_changes_still_arrive(
     postgres_url: str, own_redis: RedisServer, make_settings: Callable[..., Settings]
 ) -> None:

@@ -201,6 +201,24 @@ async def test_history_reads_the_retained_changes() -> None:
         assert await offsets(limit=9, since={"offset": 3, "epoch": "e1"}, reverse=True) == []
 
 
+async def test_a_history_reply_is_bounded_in_bytes() -> None:
+    """A client gets at least one change, and goes on from the last one that it got."""
+    async with served(slow_buffer_max_bytes=40_000) as world, world.talker() as talker:
+        for first in range(0, 500, 100):
+            world.commit(*((user, "A") for user in range(first, first + 100)))
+        world.commit(*((user, "A") for user in range(500, 1_000)))
+
+        async def offsets(**params: object) -> list[int]:
+            history = (await talker.ask("history", channel="zone:A", **params))["history"]
+            return [publication["offset"] for publication in history["publications"]]
+
+        first_page = await offsets(limit=-1)
+        assert first_page == list(range(1, len(first_page) + 1))
+        assert 1 < len(first_page) < 5
+        assert await offsets(limit=-1, since={"offset": 5, "epoch": "e1"}) == [6]
+        assert await offsets(limit=-1, reverse=True) == [6]
+
+
 @pytest.mark.parametrize(
     "since",
     [

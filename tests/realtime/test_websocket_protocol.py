@@ -128,12 +128,12 @@ async def test_who_reads_again_gets_ordinary_changes() -> None:
         commits = 0
         while not world.node.feed.slow_count:
             commits += 1
-            world.commit(*crowd(commits))
+            world.commit(*crowd(commits, 400))
             await asyncio.sleep(0)
         buffered = session._wire.transport.get_write_buffer_size()
         for _ in range(5):
             commits += 1
-            world.commit(*crowd(commits))
+            world.commit(*crowd(commits, 400))
             await asyncio.sleep(0)
         assert session._wire.transport.get_write_buffer_size() <= buffered
         assert await read_changes(raw, commits) == list(range(1, commits + 1))
@@ -269,6 +269,22 @@ async def test_what_is_queued_for_a_session_is_bounded() -> None:
             world.truth.gate.set()
             ids = [(await talker.line())["id"] for _ in range(201)]
         assert ids == list(range(100, 301))
+
+
+async def test_a_flood_of_empty_messages_is_bounded() -> None:
+    """Messages without a byte in them still cost memory: reading stops for them, too."""
+    async with served(max_message_bytes=100_000) as world, raw_socket(world.port) as raw:
+        await watch(raw)
+        session = session_of(world)
+        world.truth.gate.clear()
+        raw.write('{"id":3,"subscribe":{"channel":"zone:B"}}')
+        await until(lambda: ("state", "zone:B") in world.truth.asked)
+        raw.writer.write(Frame(Opcode.TEXT, b"").serialize(mask=True) * 400_000)
+        await until(lambda: session._wire.read_paused)
+        await asyncio.sleep(0.05)
+        # What one read of the socket brings is still taken.
+        assert session._wire.queue.qsize() < 50_000
+        world.truth.gate.set()
 
 
 async def test_the_query_of_a_handshake_is_never_logged(

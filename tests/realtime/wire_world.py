@@ -68,7 +68,7 @@ class Talker:
             self._waiting = await self.message()
         return self._waiting.pop(0)
 
-    async def ask(self, method: str, **params: Any) -> Json:
+    async def ask(self, method: str, /, **params: Any) -> Json:
         """Send one command and return the next line, which is its reply."""
         self._ids += 1
         await self.say({"id": self._ids, method: params})

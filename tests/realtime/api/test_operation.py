@@ -128,6 +128,7 @@ async def test_the_description_has_every_route_and_resolves(api: Api) -> None:
         ("PATCH", "/zones/{zone_id}"),
         ("DELETE", "/zones/{zone_id}"),
         ("GET", "/zones/{zone_id}/snapshot"),
+        ("GET", "/zones/{zone_id}/digest"),
         ("GET", "/zones/{zone_id}/changes"),
         ("POST", "/users"),
         ("GET", "/users"),

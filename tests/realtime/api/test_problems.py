@@ -21,6 +21,8 @@ from db.errors import (
     DuplicateError,
     InvalidValueError,
     NotFoundError,
+    OutcomeUnknownError,
+    RowsLockedError,
     VersionMismatchError,
     ZoneOccupiedError,
 )
@@ -50,6 +52,8 @@ ERRORS: dict[str, tuple[Exception, int, dict[str, Any]]] = {
         {"errors": [{"loc": ["body", "name"], "msg": "too long"}]},
     ),
     "away": (UnavailableError("database", "hunter2 refused"), 503, {"what": "database"}),
+    "locked": (RowsLockedError(), 503, {"what": "database", "type": "/problems/locked"}),
+    "unknown": (OutcomeUnknownError("database", "hunter2"), 503, {"what": "database"}),
     "own": (ProblemError(Kind.POSITION_GONE, "gone", {"reason": "future"}), 410, {}),
     "status": (HTTPException(418), 418, {}),
     "bug": (ZeroDivisionError("hunter2"), 500, {}),
@@ -61,7 +65,8 @@ def app() -> FastAPI:
     """An application of a few routes within the boundary, with bodies of up to 2,000 bytes."""
     app = FastAPI(docs_url=None, redoc_url=None)
     settings = Settings(max_body_bytes=2_000)
-    app.state.node = SimpleNamespace(settings=settings, metrics=Metrics())
+    connections = SimpleNamespace(stopping=False)
+    app.state.node = SimpleNamespace(settings=settings, metrics=Metrics(), connections=connections)
     router = new_router("test")
 
     @router.get("/errors/{name}")
