@@ -21,12 +21,14 @@ class Breaker:
         watchers: The clients.
         recorder: Where faults and outages are noted.
         random: How long, and which.
+        patience: By what the longest faults are longer than they need to be.
     """
 
     cluster: Cluster
     watchers: list[Watcher]
     recorder: Recorder
     random: Random
+    patience: float = 1
 
     async def wait(self, least_s: float, most_s: float) -> None:
         """Let it stay broken for a time between these."""

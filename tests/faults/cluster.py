@@ -11,24 +11,33 @@ from random import Random
 
 from tests.faults.gate import Target
 from tests.nodes import NodeProcess, running_nodes
+from tests.processes import ServerStartError
+from tests.sentinels import RedisTrio
 from tests.servers import PostgresServer, RedisServer
 
 READY_TIMEOUT_S = 20.0
 POLL_S = 0.05
+START_TRIES = 20
+START_PAUSE_S = 1.0
 
 RESUME_MAX_CHANGES = 80
+SLOW_DRAIN_TIMEOUT_S = 4
 
 SETTINGS: dict[str, object] = {
     "pool_size": 5,
+    "lock_timeout_s": 1.5,
     "ping_interval_s": 2,
     "pong_timeout_s": 3,
     "sse_keepalive_interval_s": 2,
     # Small enough that clients that don't read for a moment fall behind.
     "slow_buffer_max_bytes": 32_768,
+    "slow_drain_timeout_s": SLOW_DRAIN_TIMEOUT_S,
     # Small enough that changes of several users travel as a position alone.
     "bus_message_max_bytes": 4_096,
     "shutdown_timeout_s": 5,
     "resume_max_changes": RESUME_MAX_CHANGES,
+    # What is pruned has to be kept for the validator: "log compacted" does both.
+    "retention_interval_s": 0,
 }
 """Quick bounds: what takes half a minute in production is to happen within a scenario."""
 
@@ -44,11 +53,19 @@ class Member:
 
 @dataclass
 class Cluster:
-    """The servers of scenarios."""
+    """The servers of scenarios.
+
+    Attributes:
+        postgres: The truth.
+        redis: The Redis that nodes use now.
+        members: The nodes.
+        trio: The Redis, its replica and the Sentinel by which nodes find it, if there is one.
+    """
 
     postgres: PostgresServer
     redis: RedisServer
     members: list[Member] = field(default_factory=list)
+    trio: RedisTrio | None = None
 
     def choose(self, random: Random, favourite: int | None = None) -> Target | None:
         """Choose a node that gets traffic, the favourite if it does; `None` when there is none."""
@@ -70,9 +87,26 @@ class Cluster:
         finally:
             member.is_in = True
 
+    async def start(self, member: Member) -> None:
+        """Start a node as an orchestrator does: again, where the database was away.
+
+        Raises:
+            ServerStartError: It didn't start in `START_TRIES` tries.
+        """
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                await member.process.start()
+            except ServerStartError:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(START_PAUSE_S)
+            else:
+                return
+
     async def mend(self) -> None:
         """Start whatever doesn't run: an earlier scenario may have ended halfway."""
-        for server in (self.postgres, self.redis, *(member.process for member in self.members)):
+        redis = self.trio.servers if self.trio else (self.redis,)
+        for server in (self.postgres, *redis, *(member.process for member in self.members)):
             if server.running:
                 server.sigcont()
             else:
@@ -95,10 +129,13 @@ class Cluster:
 
 @asynccontextmanager
 async def running_cluster(
-    folder: Path, postgres: PostgresServer, redis: RedisServer, nodes: int
+    folder: Path, postgres: PostgresServer, redis: RedisServer | RedisTrio, nodes: int
 ) -> AsyncIterator[Cluster]:
     """Run nodes on servers of their own until the body ends."""
-    settings = {"database_url": postgres.url, "redis_url": redis.url, **SETTINGS}
+    trio = redis if isinstance(redis, RedisTrio) else None
+    primary = redis.primary if isinstance(redis, RedisTrio) else redis
+    redis_url = trio.sentinel.url if trio else primary.url
+    settings = {"database_url": postgres.url, "redis_url": redis_url, **SETTINGS}
     async with running_nodes(folder, nodes, settings) as processes:
         members = [Member(f"node-{n}", process) for n, process in enumerate(processes, 1)]
-        yield Cluster(postgres, redis, members)
+        yield Cluster(postgres, primary, members, trio)

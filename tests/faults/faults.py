@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from tests.faults import client_faults, node_faults, postgres_faults, redis_faults
+from tests.faults import (
+    client_faults,
+    log_faults,
+    node_faults,
+    postgres_faults,
+    redis_faults,
+    restore_faults,
+)
 from tests.faults.breaker import Breaker, FaultOf
 from tests.faults.history import Fault
 
 FAMILIES: tuple[dict[str, FaultOf], ...] = (
     redis_faults.FAULTS,
     node_faults.FAULTS,
-    postgres_faults.FAULTS,
+    {**postgres_faults.FAULTS, **restore_faults.FAULTS, **log_faults.FAULTS},
     client_faults.FAULTS,
 )
 """Faults of one of these families are never caused at the same time."""

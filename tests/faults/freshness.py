@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ class Watching:
 
     Attributes:
         channel: The channel.
+        timeline: What it is judged by.
         node: Where the client was connected.
         from_rev: What it began with.
         from_s: When it began.
@@ -22,6 +24,7 @@ class Watching:
     """
 
     channel: str
+    timeline: Timeline
     node: str
     from_rev: int
     from_s: float
@@ -32,8 +35,7 @@ class Freshness:
     """Judges one client's subscriptions; outages that concern it put its deadlines off.
 
     Args:
-        history: Tells outages, and when changes were committed.
-        timeline: Tells which changes there are.
+        history: Tells outages.
         client: Its name.
         bound_s: How late a change may be.
 
@@ -41,25 +43,25 @@ class Freshness:
         faults: Channel, time and text of each change that was late.
     """
 
-    def __init__(self, history: History, timeline: Timeline, client: str, bound_s: float) -> None:
+    def __init__(self, history: History, client: str, bound_s: float) -> None:
         self.faults: list[tuple[str, float, str]] = []
         self._history = history
-        self._timeline = timeline
         self._own = {"database", "recorder", f"client:{client}"}
         self._bound_s = bound_s
         self._outages: dict[str, tuple[list[float], list[float]]] = {}
 
     def judge(self, watching: Watching, to_s: float | None) -> None:
         """Judge a subscription that ended; `None`: it lasted to the end, when all was quiet."""
-        channel = watching.channel
-        for rev in range(watching.from_rev + 1, self._timeline.last_rev(channel) + 1):
-            committed_s = self._history.head_times.committed_s(channel, rev)
+        channel, timeline = watching.channel, watching.timeline
+        self._judge_era(watching, to_s)
+        for rev in range(watching.from_rev + 1, timeline.last_rev(channel) + 1):
+            committed_s = timeline.committed_s(channel, rev)
             if committed_s is None:
                 return
             received_s = watching.receipts.get(rev)
             if received_s is None and to_s is not None and to_s <= committed_s + self._bound_s:
                 return
-            due_s = self._due_s(max(committed_s, watching.from_s), watching.node)
+            due_s = self.due_s(max(committed_s, watching.from_s), watching.node)
             if received_s is None:
                 # Left out of judgement when the subscription ended first; it is caught up then.
                 if to_s is not None and to_s > due_s:
@@ -71,7 +73,17 @@ class Freshness:
                 text = f"revision {rev} came after {late_s:.1f} s"
                 self.faults.append((channel, received_s, text))
 
-    def _due_s(self, from_s: float, node: str) -> float:
+    def _judge_era(self, watching: Watching, to_s: float | None) -> None:
+        """Find a subscription to a lost history that lasts too long after the restore."""
+        lost_s = watching.timeline.era.to_s
+        if lost_s == math.inf:
+            return
+        due_s = self.due_s(max(lost_s, watching.from_s), watching.node)
+        if to_s is None or to_s > due_s:
+            text = f"a history that was lost at {lost_s:.3f} is still watched"
+            self.faults.append((watching.channel, due_s, text))
+
+    def due_s(self, from_s: float, node: str) -> float:
         """Return until when a change of `from_s` has to arrive."""
         begins, ends = self._outages_of(node)
         due_s = from_s + self._bound_s

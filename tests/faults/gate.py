@@ -1,4 +1,4 @@
-"""A gate: the network between one client and the nodes, which can be cut, and made slow."""
+"""A gate: the network between a client and the nodes, to be cut, slowed and silenced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CHUNK_BYTES = 16_384
 RECEIVE_BUFFER_BYTES = 16_384
@@ -22,6 +22,32 @@ class Target:
     port: int
 
 
+@dataclass(slots=True)
+class Way:
+    """A way through the gate, on which connections share their fate.
+
+    Attributes:
+        down: Whether anything gets to the client.
+        up: Whether anything gets to the node.
+        audible: Whether either side learns that the other has hung up.
+        writers: Both ends of its connections.
+    """
+
+    down: asyncio.Event = field(default_factory=asyncio.Event)
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    audible: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for flow in (self.down, self.up, self.audible):
+            flow.set()
+
+    def cut(self) -> None:
+        """Drop its connections at once."""
+        for writer in list(self.writers):
+            writer.transport.abort()
+
+
 class Gate:
     """Passes the connections of one client on to nodes.
 
@@ -34,25 +60,25 @@ class Gate:
         self.port = 0
         self.node = ""
         self._choose = choose
-        self._flows = asyncio.Event()
-        self._flows.set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._way = Way()
+        self._silent: list[Way] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass one connection on until either side ends it; without a node it is dropped."""
-        self._writers.add(writer)
+        way = self._way
+        way.writers.add(writer)
         with contextlib.suppress(OSError):
             far_reader, far_writer = await self._connect()
-            self._writers.add(far_writer)
+            way.writers.add(far_writer)
             try:
                 await asyncio.gather(
-                    self._pump(reader, far_writer, None),
-                    self._pump(far_reader, writer, self._flows),
+                    self._pump(reader, far_writer, way, way.up),
+                    self._pump(far_reader, writer, way, way.down),
                 )
             finally:
-                self._writers.discard(far_writer)
+                way.writers.discard(far_writer)
                 far_writer.transport.abort()
-        self._writers.discard(writer)
+        way.writers.discard(writer)
         writer.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -74,27 +100,49 @@ class Gate:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        flows: asyncio.Event | None,
+        way: Way,
+        flows: asyncio.Event,
     ) -> None:
-        while data := await reader.read(CHUNK_BYTES):
-            if flows is not None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
                 await flows.wait()
-            writer.write(data)
-            await writer.drain()
+                writer.write(data)
+                await writer.drain()
+        await way.audible.wait()
         raise ConnectionAbortedError
 
     def hold(self) -> None:
         """Let nothing through to the client any more."""
-        self._flows.clear()
+        self._way.down.clear()
 
     def release(self) -> None:
         """Let everything through again."""
-        self._flows.set()
+        self._way.down.set()
+
+    def silence(self) -> None:
+        """Let nothing through in either direction, as when a phone leaves a network.
+
+        Nobody is told: both sides have a connection that is half open. New ones work.
+        """
+        way, self._way = self._way, Way()
+        if not way.down.is_set():
+            self._way.down.clear()
+        for flow in (way.down, way.up, way.audible):
+            flow.clear()
+        self._silent.append(way)
+
+    def drop_silent(self) -> None:
+        """Drop the connections that have fallen silent."""
+        for way in self._silent:
+            way.cut()
+            for flow in (way.down, way.up, way.audible):
+                flow.set()
+        self._silent.clear()
 
     def cut(self) -> None:
         """Drop all connections at once."""
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self.drop_silent()
+        self._way.cut()
 
 
 @asynccontextmanager

@@ -7,12 +7,12 @@ all makes are brought to the same few items, so that one validator judges them a
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from channels.positions import Position
+from tests.faults.eras import Era, HeadTimes, LogRow, Tables
 
 Json = dict[str, Any]
 
@@ -73,18 +73,23 @@ class Unsubscribed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A subscription was refused with an error."""
+    """A subscription was refused with an error; `asked_s` is when it was asked for, if known."""
 
     channel: str
     code: int
+    asked_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The server told how fresh the picture is, and perhaps which zones there are at all."""
+    """The server told how fresh the picture is, and perhaps which zones there are at all.
+
+    `since_s` is since when it is stale, on the recorder's clock.
+    """
 
     state: str
     zone_ids: frozenset[str] | None = None
+    since_s: float | None = None
 
 
 Item = Opened | Closed | Published | Subscribed | Unsubscribed | Refused | Told
@@ -143,6 +148,23 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class DictRead:
+    """A read of the users dict, of which `asked_etag` was known, if any; `body` is it, if it came.
+
+    With 304 it is the dict of `etag`; with `use_cache` a cached one will do.
+    """
+
+    began_s: float
+    ended_s: float
+    node: str
+    status: int
+    etag: str = ""
+    asked_etag: str = ""
+    use_cache: bool = True
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Outage:
     """A time for which delivery is not promised.
 
@@ -168,56 +190,6 @@ class Fault:
     to_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where a channel is in the tables."""
-
-    epoch: str
-    rev: int
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """What the database holds at one moment: users and zones as clients see them, and heads."""
-
-    users: dict[int, Json] = field(default_factory=dict)
-    zones: dict[str, Json] = field(default_factory=dict)
-    heads: dict[str, Head] = field(default_factory=dict)
-    identity: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LogRow:
-    """A row of the change log."""
-
-    channel: str
-    rev: int
-    tx: str
-    span: int
-    events: bytes
-
-
-@dataclass(slots=True)
-class HeadTimes:
-    """When each channel was first seen at which revision: an upper bound of commit times."""
-
-    marks: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
-
-    def note(self, channel: str, rev: int, at_s: float) -> None:
-        """Note that a channel was at `rev`."""
-        revs, times = self.marks.setdefault(channel, ([], []))
-        if not revs or rev > revs[-1]:
-            revs.append(rev)
-            times.append(at_s)
-
-    def committed_s(self, channel: str, rev: int) -> float | None:
-        """Return by when a revision was committed; `None`: that was never seen."""
-        revs, times = self.marks.get(channel, ([], []))
-        index = bisect_left(revs, rev)
-        return times[index] if index < len(times) else None
-
-
 @dataclass(slots=True)
 class History:
     """All of a scenario.
@@ -226,18 +198,59 @@ class History:
         base: The tables before anything happened.
         final: The tables at the end, with nobody writing.
         log: The change log after `base`, by channel and revision.
+        kept_rows: Rows of the log that were pruned, as they were.
+        head_times: When each channel was first seen at which revision.
+        lost: The eras before the last; `final`, `log`, `kept_rows` and `head_times` are the
+            last era's.
+        from_s: When the last era began.
+        from_revs: Where the last era parts from the one before.
     """
 
     base: Tables = field(default_factory=Tables)
     final: Tables = field(default_factory=Tables)
     log: list[LogRow] = field(default_factory=list)
+    kept_rows: list[LogRow] = field(default_factory=list)
+    lost: list[Era] = field(default_factory=list)
+    from_s: float = 0.0
+    from_revs: dict[str, int] = field(default_factory=dict)
     clients: list[ClientLog] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    dict_reads: list[DictRead] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     head_times: HeadTimes = field(default_factory=HeadTimes)
     began_s: float = 0.0
+
+    def eras(self) -> list[Era]:
+        """Return all eras, in their order."""
+        last = Era(
+            from_s=self.from_s,
+            from_revs=self.from_revs,
+            final=self.final,
+            log=self.log,
+            kept_rows=self.kept_rows,
+            head_times=self.head_times,
+        )
+        return [*self.lost, last]
+
+    def begin_era(self, at_s: float, from_revs: dict[str, int]) -> Era:
+        """Begin an era, with the database down; return the lost one, its end to be filled in.
+
+        Args:
+            at_s: The time.
+            from_revs: Where the heads will be, or a little lower.
+        """
+        era = Era(
+            from_s=self.from_s,
+            to_s=at_s,
+            from_revs=self.from_revs,
+            kept_rows=list(self.kept_rows),
+            head_times=self.head_times,
+        )
+        self.lost.append(era)
+        self.from_s, self.from_revs, self.head_times = at_s, from_revs, HeadTimes()
+        return era
 
 
 class Recorder:
@@ -314,6 +327,15 @@ class ClientRecorder:
                 self.positions[channel] = Position(self.positions[channel].epoch, rev)
             case _:
                 pass
+
+    def told(self, data: Json) -> Told:
+        """Make an item of what a server says of its picture."""
+        zone_ids = frozenset(data["zones"]) if "zones" in data else None
+        since_ms = data["since"]
+        if since_ms is None:
+            return Told(data["state"], zone_ids)
+        age_s = time.time() - since_ms / 1000
+        return Told(data["state"], zone_ids, self._recorder.now_s() - age_s)
 
     def published(self, channel: str, rev: int, tx: str, events: bytes) -> Published:
         """Make an item that shares its events with those of all other clients."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tests.faults.history import History
-from tests.faults.timeline import Picture, Timeline, channels_of, picture_of
+from tests.faults.timeline import Eras, Picture, Timeline, channels_of, epoch_of, picture_of
 from tests.faults.violations import Promise, Violation
 
 EXPECTED_STATUSES = frozenset({0, 200, 201, 204, 304, 404, 409, 412, 503})
 """Refusals that writers who race have to expect; 0 where no answer came."""
 
 
-def check_record(history: History, timeline: Timeline) -> list[Violation]:
+def check_record(timeline: Timeline) -> list[Violation]:
     """Check that the log is contiguous, whole, and leads exactly from tables to tables."""
     found = []
-    heads = history.final.heads
+    final = timeline.era.final
+    heads = final.heads
     for channel, rows in timeline.rows.items():
         expected = range(timeline.first_rev(channel) + 1, timeline.last_rev(channel) + 1)
         if sorted(rows) != list(expected):
@@ -24,9 +27,9 @@ def check_record(history: History, timeline: Timeline) -> list[Violation]:
         if spans != {len(parts)}:
             text = f"transaction {tx} has {len(parts)} parts and says {spans}"
             found.append(Violation(Promise.RECORDED, text, channel=min(parts)))
-    for channel in channels_of(history.final):
+    for channel in channels_of(final):
         told = timeline.picture_at(channel, heads[channel].rev) if channel in heads else None
-        truth = picture_of(history.final, channel)
+        truth = picture_of(final, channel)
         if told is None or truth is None or told.difference(truth):
             text = "the log, replayed, is not the tables"
             text += f": {told.difference(truth)}" if told and truth else ""
@@ -34,32 +37,42 @@ def check_record(history: History, timeline: Timeline) -> list[Violation]:
     return found
 
 
-def check_requests(history: History, timeline: Timeline) -> list[Violation]:
+def check_requests(history: History, eras: Eras) -> list[Violation]:
     """Check that what was answered to writers and readers is true."""
-    found = []
+    return [*_check_writes(history, eras), *_check_reads(history, eras)]
+
+
+def _check_writes(history: History, eras: Eras) -> Iterator[Violation]:
     for write in history.writes:
         if write.status not in EXPECTED_STATUSES:
             text = f"{write.action} on {write.node} was answered with {write.status}"
-            found.append(Violation(Promise.SERVED, text, write.ended_s))
+            yield Violation(Promise.SERVED, text, write.ended_s)
+        # A restore loses what was acknowledged; before it, it was there.
+        timeline = eras.of_position(next(iter(write.positions.values()), None))
         rows = [timeline.rows[name].get(at.rev) for name, at in write.positions.items()]
         transactions = {row.tx if row else None for row in rows}
         parts = timeline.parts.get(next(iter(transactions)) or "", {}) if rows else {}
         if rows and parts != {name: at.rev for name, at in write.positions.items()}:
             text = f"{write.action} was answered with {write.positions}, the log has {parts}"
-            found.append(Violation(Promise.RECORDED, text, write.ended_s))
+            yield Violation(Promise.RECORDED, text, write.ended_s)
+
+
+def _check_reads(history: History, eras: Eras) -> Iterator[Violation]:
     for read in history.reads:
         if read.status not in EXPECTED_STATUSES:
             text = f"a read on {read.node} was answered with {read.status}"
-            found.append(Violation(Promise.SERVED, text, read.at_s, channel=read.channel))
+            yield Violation(Promise.SERVED, text, read.at_s, channel=read.channel)
         if not read.body:
             continue
+        timeline, asked = eras.of(epoch_of(read.body)), eras.of_position(read.minimum)
         rev, text = state_fault(timeline, read.channel, read.body)
         if text:
-            found.append(Violation(Promise.CONSISTENT, text, read.at_s, channel=read.channel))
-        if rev < read.minimum.rev:
+            yield Violation(Promise.CONSISTENT, text, read.at_s, channel=read.channel)
+        is_lost = timeline.number < asked.number
+        if is_lost or (timeline is asked and rev < read.minimum.rev):
             text = f"{read.node} answered revision {rev} to min={read.minimum}"
-            found.append(Violation(Promise.READ_YOUR_WRITES, text, read.at_s, channel=read.channel))
-    return found
+            text += ", of a history that was lost" if is_lost else ""
+            yield Violation(Promise.READ_YOUR_WRITES, text, read.at_s, channel=read.channel)
 
 
 def state_fault(timeline: Timeline, channel: str, body: bytes) -> tuple[int, str]:

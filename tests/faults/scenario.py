@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from tests.faults.breaker import Breaker
 from tests.faults.cluster import RESUME_MAX_CHANGES, Cluster
+from tests.faults.dict_readers import DictReaders
+from tests.faults.eras import Head
 from tests.faults.faults import FAULTS, cause, family
 from tests.faults.gate import open_gate
-from tests.faults.history import Head, History, Recorder
+from tests.faults.history import History, Recorder
 from tests.faults.sdk_watchers import JavaScriptWatcher, PythonWatcher, running_javascript
 from tests.faults.sse_watcher import SseWatcher
 from tests.faults.timeline import channels_of
@@ -45,15 +47,19 @@ class Plan:
         seed: All choices come from it.
         duration_s: How long is written; longer when faults take longer.
         faults: In order; `None`: as many as fit, drawn from all.
+        due: Of those drawn, which come first.
         websockets: Plain clients; further counts likewise.
         javascript: Clients of the JavaScript SDK, where Node is given.
         writers: Writers at once.
         pause_s: The mean pause of a writer.
+        dict_readers: Readers of the users dict at once.
+        patience: By what the longest faults are longer than they need to be.
     """
 
     seed: int
     duration_s: float
     faults: Sequence[str] | None = None
+    due: frozenset[str] = frozenset()
     websockets: int = 5
     sse: int = 2
     sse_of_all: int = 1
@@ -61,6 +67,8 @@ class Plan:
     javascript: int = 2
     writers: int = 4
     pause_s: float = 0.08
+    dict_readers: int = 2
+    patience: float = 1
 
 
 @dataclass(slots=True)
@@ -115,6 +123,8 @@ class Scenario:
             await workload.set_up(users=max(0, 60 - len(history.base.users)))
             await self._open_watchers(stack)
             watching += [tasks.create_task(watcher.run()) for watcher in self._watchers]
+            readers = self._dict_readers()
+            watching.append(tasks.create_task(readers.run(self._plan.dict_readers)))
             await self._disturb(tasks, workload)
             self._tell("converging")
             await self._converge()
@@ -147,6 +157,10 @@ class Scenario:
         numbers = [user["global_id"] for user in users.values()]
         workload.take_over(list(users), list(history.base.zones), max(numbers, default=0) + 1)
         return workload
+
+    def _dict_readers(self) -> DictReaders:
+        choices = Random(f"users dict {self._plan.seed}")  # noqa: S311 - repeatable on purpose
+        return DictReaders(self._recorder, lambda: self._cluster.choose(choices), choices)
 
     def _favourite(self) -> int | None:
         """Return which node is written to; `None`: all are.
@@ -224,7 +238,13 @@ class Scenario:
             tasks.create_task(self._live(watcher, self._own_random())) for watcher in self._watchers
         ]
         writing = tasks.create_task(workload.run(self._plan.writers))
-        breaker = Breaker(self._cluster, self._watchers, self._recorder, self._own_random())
+        breaker = Breaker(
+            self._cluster,
+            self._watchers,
+            self._recorder,
+            self._own_random(),
+            self._plan.patience,
+        )
         random = self._own_random()
         for names in self._deck(random):
             await asyncio.sleep(random.uniform(0.5, 2))
@@ -243,7 +263,8 @@ class Scenario:
         """Shuffle the faults, and let some of different families happen together."""
         if self._plan.faults is not None:
             return [[name] for name in self._plan.faults]
-        names = [name for _ in range(20) for name in random.sample(list(FAULTS), len(FAULTS))]
+        names = random.sample(sorted(self._plan.due), len(self._plan.due))
+        names += [name for _ in range(20) for name in random.sample(list(FAULTS), len(FAULTS))]
         deck: list[list[str]] = []
         for name in names:
             is_alone = deck and len(deck[-1]) == 1 and random.random() > 0.3
@@ -269,7 +290,7 @@ class Scenario:
                 while True:
                     tables = await read_tables(self._cluster.postgres)
                     channels = {*channels_of(tables)}
-                    if not any(watcher.lacks(tables.heads, channels) for watcher in self._watchers):
+                    if not any(watcher.lacks(tables, channels) for watcher in self._watchers):
                         return
                     await asyncio.sleep(POLL_S)
         except TimeoutError:

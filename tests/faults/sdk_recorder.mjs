@@ -58,6 +58,7 @@ function open({ client: name, url, channels }) {
     timeout: 3000,
   })
   clients.set(name, client)
+  client.on('message', (context) => tell({ client: name, event: 'message', data: context.data }))
   client.on('connected', () => tell({ client: name, event: 'connected' }))
   client.on('connecting', (context) => tell({ client: name, event: 'closed', code: context.code }))
   client.on('disconnected', (context) => tell({ client: name, event: 'closed', code: context.code }))

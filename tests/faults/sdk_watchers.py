@@ -180,22 +180,24 @@ class JavaScriptWatcher(Watcher):
 
     def _item(self, message: Json) -> Item | None:
         channel = message.get("channel", "")
+        item: Item | None = None
         match message["event"]:
             case "connected":
-                return Opened(self.gate.node)
+                item = Opened(self.gate.node)
             case "closed":
-                return Closed(int(message.get("code", ABNORMAL)))
+                item = Closed(int(message.get("code", ABNORMAL)))
             case "subscribed":
-                return subscribed(channel, message["epoch"], message["rev"], message["data"])
+                item = subscribed(channel, message["epoch"], message["rev"], message["data"])
             case "publication":
                 events = msgspec.json.encode(message["events"])
-                return self.record.published(channel, message["rev"], message["tx"], events)
+                item = self.record.published(channel, message["rev"], message["tx"], events)
+            case "message":
+                item = self.record.told(message["data"])
             case "unsubscribed":
                 if message.get("final") and self.wanted is not None:
                     self.wanted.discard(channel)
-                return Unsubscribed(channel, int(message["code"]))
-            case _:
-                return None
+                item = Unsubscribed(channel, int(message["code"]))
+        return item
 
 
 class JavaScript:

@@ -17,13 +17,19 @@ from rich.status import Status
 
 from db import migrate
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.faults import FAULTS
 from tests.faults.report import Tally, tell
 from tests.faults.scenario import Outcome, Plan, Progress, Scenario
 from tests.processes import Scratch
-from tests.servers import DATABASE, Postgres, find_postgres, find_redis, start_redis
+from tests.sentinels import running_trio
+from tests.servers import DATABASE, Postgres, find_postgres, find_redis
 
 NODES = 3
-ROUND_S = 40.0
+ROUND_S = 100.0
+PATIENCE = 8
+"""Redis is stopped for about a minute."""
+REDIS_DOWN_AFTER_S = 600
+"""Longer than any fault lasts: the replica takes over only when a fault wants it to."""
 LOG_MAX_BYTES = 6_000
 SEEDS_APART = 1_000
 """Rounds of one soak have seeds of their own, so that one can be repeated alone."""
@@ -38,15 +44,16 @@ async def own_cluster() -> AsyncIterator[Cluster]:
     scratch = Scratch()
     try:
         postgres = await Postgres(postgres_programs, scratch).start_server()
-        redis = await start_redis(redis_programs, scratch)
         try:
             await postgres.create_database(DATABASE)
             await migrate.upgrade(postgres.url)
             folder = scratch.new_folder("nodes")
-            async with running_cluster(folder, postgres, redis, NODES) as cluster:
+            async with (
+                running_trio(redis_programs, scratch, REDIS_DOWN_AFTER_S) as trio,
+                running_cluster(folder, postgres, trio, NODES) as cluster,
+            ):
                 yield cluster
         finally:
-            await redis.stop()
             await postgres.stop()
     finally:
         scratch.close()
@@ -70,7 +77,8 @@ async def soak(minutes: float, seed: int, console: Console) -> Tally:
         with console.status("") as status:
             while (left_s := began_s + minutes * 60 - time.monotonic()) > 5:
                 round_seed = seed * SEEDS_APART + tally.rounds
-                plan = Plan(round_seed, min(ROUND_S, left_s))
+                due = FAULTS.keys() - tally.faults.keys()
+                plan = Plan(round_seed, min(ROUND_S, left_s), due=frozenset(due), patience=PATIENCE)
                 scenario = Scenario(cluster, plan, node, _progress(status, tally, began_s))
                 outcome = await scenario.run()
                 tally.add(outcome)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 
 from channels.positions import Position, parse_vector
-from tests.faults.history import Item, Opened, Subscribed, Told
+from tests.faults.history import Item, Opened, Subscribed
 from tests.faults.watchers import CONNECT_TIMEOUT_S, SILENCE_S, ConnectionOverError, OwnWatcher
 
 LINE_MAX_BYTES = 2**24
@@ -126,7 +125,7 @@ class SseWatcher(OwnWatcher):
             case b"changes":
                 self._take_changes(msgspec.json.decode(fields["data"], type=Changes))
             case b"status":
-                self._take_status(msgspec.json.decode(fields["data"]))
+                self.record.frame([self.record.told(msgspec.json.decode(fields["data"]))])
             case _:
                 pass
 
@@ -140,7 +139,3 @@ class SseWatcher(OwnWatcher):
             if b'"type":"zone_deleted"' in events and self.wanted is not None:
                 self.wanted.discard(channel)
         self.record.frame(items)
-
-    def _take_status(self, data: dict[str, Any]) -> None:
-        zone_ids = frozenset(data["zones"]) if "zones" in data else None
-        self.record.frame([Told(str(data["state"]), zone_ids)])

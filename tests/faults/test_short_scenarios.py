@@ -23,9 +23,10 @@ NODES = 3
 FAULTS = {
     1: ["redis killed and started empty", "pub/sub connections killed", "clients slow"],
     2: ["node killed", "redis frozen"],
-    3: ["nodes rolled", "clients cut"],
+    3: ["nodes rolled", "clients cut", "log compacted"],
     4: ["postgres connections terminated", "redis stopped", "postgres restarted"],
     5: ["node frozen", "node drained"],
+    7: ["postgres restored", "postgres failed over"],
 }
 """What is broken, by seed: each fault once."""
 
@@ -56,6 +57,8 @@ async def assert_promises_hold(cluster: Cluster, plan: Plan, node: Path | None) 
     for client in outcome.history.clients:
         received = sum(len(frame.items) for frame in client.frames)
         assert received > 10, f"{client.name} received hardly anything"
+    dicts = {read.etag for read in outcome.history.dict_reads if read.status == 200}
+    assert len(dicts) > 5, "the users dict was hardly read"
     assert outcome.faults == dict.fromkeys(plan.faults or (), 1)
 
 

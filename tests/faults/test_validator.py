@@ -10,21 +10,19 @@ import pytest
 
 from channels.positions import Position
 from db.identity import client_epoch
+from tests.faults.eras import Head, LogRow, Tables
 from tests.faults.history import (
     ClientLog,
     Closed,
     Frame,
-    Head,
     History,
     Item,
-    LogRow,
     Opened,
     Outage,
     Published,
     Read,
     Refused,
     Subscribed,
-    Tables,
     Told,
     Unsubscribed,
     Write,

@@ -11,8 +11,9 @@ from zlib import crc32
 import msgspec
 
 from channels.names import DIRECTORY, UNASSIGNED, zone_channel, zone_id_of
-from db.identity import client_epoch
-from tests.faults.history import History, Json, LogRow, Published, Tables
+from channels.positions import Position
+from tests.faults.eras import Era, LogRow, Tables
+from tests.faults.history import History, Json, Opened, Published, Subscribed
 
 
 @dataclass(slots=True)
@@ -67,6 +68,12 @@ class Picture:
         return "; ".join(found[:3]) + more
 
 
+def epoch_of(body: bytes) -> str:
+    """Return the epoch of a state, empty when it tells none."""
+    epoch: str = msgspec.json.decode(body).get("epoch", "")
+    return epoch
+
+
 def _differences(what: str, mine: dict[Any, Json], others: dict[Any, Json]) -> list[str]:
     return [
         f"{what} {key}: {mine.get(key)} instead of {others.get(key)}"
@@ -92,21 +99,34 @@ def channels_of(tables: Tables) -> list[str]:
 
 
 class Timeline:
-    """The truth of a history at each revision."""
+    """The truth of an era at each revision.
 
-    def __init__(self, history: History) -> None:
-        self._base = history.base
-        self._final = history.final
-        self._head_times = history.head_times
+    Args:
+        base: The tables before anything happened.
+        era: What came of them.
+        number: Which era it is, from 0.
+    """
+
+    def __init__(self, base: Tables, era: Era, number: int = 0) -> None:
+        self._base = base
+        self.era = era
+        self.number = number
         self.rows: dict[str, dict[int, LogRow]] = defaultdict(dict)
         self.parts: dict[str, dict[str, int]] = defaultdict(dict)
-        for row in history.log:
-            self.rows[row.channel][row.rev] = row
-            self.parts[row.tx][row.channel] = row.rev
+        self._read_rows()
         self._lives = self._read_lives()
         self._cursors: dict[str, tuple[int, Picture]] = {}
         self._kept: dict[tuple[str, int], Picture] = {}
         self.events = cache(self._decode)
+
+    def _read_rows(self) -> None:
+        """Index the log, and what was pruned; of that only what this era has not put anew."""
+        for row in [*self.era.kept_rows, *self.era.log]:
+            if self.first_rev(row.channel) < row.rev <= self.last_rev(row.channel):
+                self.rows[row.channel][row.rev] = row
+        for channel, rows in self.rows.items():
+            for row in rows.values():
+                self.parts[row.tx][channel] = row.rev
 
     def _decode(self, events: bytes) -> list[Json]:
         decoded: list[Json] = msgspec.json.decode(events)
@@ -130,12 +150,12 @@ class Timeline:
 
     def last_rev(self, channel: str) -> int:
         """Return the revision of a channel at the end."""
-        head = self._final.heads.get(channel)
+        head = self.era.final.heads.get(channel)
         return head.rev if head else 0
 
-    def final_epoch(self, channel: str) -> str:
-        """Return the epoch that clients see at the end."""
-        return client_epoch(self._final.heads[channel].epoch, self._final.identity)
+    def committed_s(self, channel: str, rev: int) -> float | None:
+        """Return by when a revision was committed; `None`: that was never seen."""
+        return self.era.head_times.committed_s(channel, rev)
 
     def matches(self, item: Published) -> bool:
         """Tell whether a change is exactly the log's."""
@@ -178,7 +198,7 @@ class Timeline:
     def ended_between(self, channel: str, after_rev: int, by_s: float) -> bool:
         """Tell whether the zone ended after a revision, and by a time."""
         for rev in range(after_rev + 1, self.last_rev(channel) + 1):
-            committed_s = self._head_times.committed_s(channel, rev)
+            committed_s = self.committed_s(channel, rev)
             if committed_s is None or committed_s > by_s:
                 return False
             if self.ends_channel(channel, rev):
@@ -191,3 +211,76 @@ class Timeline:
         if row is None or channel == DIRECTORY:
             return False
         return any(event["type"] == "zone_deleted" for event in self.events(row.events))
+
+    def has_throughout(self, channel: str, from_s: float, to_s: float) -> bool:
+        """Tell whether a channel was there, in this era's own part, all the time between two."""
+        if not self.era.from_s <= from_s <= to_s < self.era.to_s:
+            return False
+        zone_id = zone_id_of(channel)
+        if zone_id is None:
+            return True
+        times = self.era.head_times
+        revs = range(times.rev_by(DIRECTORY, from_s), times.rev_by(DIRECTORY, to_s) + 1)
+        pictures = [self.picture_at(DIRECTORY, rev) for rev in revs]
+        return all(picture is not None and zone_id in picture.zones for picture in pictures)
+
+    def lacks_zone(self, channel: str, by_s: float) -> bool:
+        """Tell whether the zone was missing in this era's own part, for a moment before a time."""
+        if by_s < self.era.from_s:
+            return False
+        zone_id = zone_id_of(channel)
+        first = max(self.first_rev(DIRECTORY), self.era.from_revs.get(DIRECTORY, 0))
+        for rev in range(first, self.era.head_times.rev_by(DIRECTORY, by_s) + 1):
+            picture = self.picture_at(DIRECTORY, rev)
+            if picture is not None and zone_id not in picture.zones:
+                return True
+        return False
+
+
+class Eras:
+    """The timelines of all eras of a history, and which of them an epoch belongs to.
+
+    Epochs are noted as the heads are watched from outside. One that was there for so short that
+    it was missed belongs to the era in which somebody first knew of it.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.timelines = [
+            Timeline(history.base, era, number) for number, era in enumerate(history.eras())
+        ]
+        self._of_epoch = {
+            epoch: timeline for timeline in self.timelines for epoch in timeline.era.epochs()
+        }
+        if len(self.timelines) > 1:
+            self._note_first_sights(history)
+
+    @property
+    def last(self) -> Timeline:
+        """The one that all must end in."""
+        return self.timelines[-1]
+
+    def of(self, epoch: str) -> Timeline:
+        """Return the timeline of an epoch."""
+        return self._of_epoch.get(epoch, self.last)
+
+    def of_position(self, position: Position | None) -> Timeline:
+        """Return the timeline of a position, the last one's without."""
+        return self.last if position is None else self.of(position.epoch)
+
+    def _note_first_sights(self, history: History) -> None:
+        sights = [
+            (write.ended_s, at) for write in history.writes for at in write.positions.values()
+        ]
+        for client in history.clients:
+            for frame in client.frames:
+                for item in frame.items:
+                    if isinstance(item, Subscribed):
+                        sights.append((frame.at_s, Position(item.epoch, item.rev)))
+                    elif isinstance(item, Opened):
+                        sights += [(frame.at_s, at) for at in item.since.values()]
+        for at_s, position in sorted(sights, key=lambda sight: sight[0]):
+            if position.epoch not in self._of_epoch:
+                self._of_epoch[position.epoch] = self._at(at_s)
+
+    def _at(self, at_s: float) -> Timeline:
+        return next(one for one in self.timelines if at_s < one.era.to_s)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import asyncpg
 import msgspec
 
-from db.identity import IDENTITY_SQL
-from tests.faults.history import Head, History, LogRow, Recorder, Tables
+from db.identity import IDENTITY_SQL, client_epoch
+from tests.faults.eras import Era, Head, HeadTimes, LogRow, Tables
+from tests.faults.history import History, Recorder
 from tests.servers import DATABASE, PostgresServer
 
 POLL_S = 0.08
@@ -28,6 +29,7 @@ DATABASE_ERRORS = (
 USERS_SQL = "SELECT id, global_id, name, zone_id, attributes::text, version FROM users"
 ZONES_SQL = "SELECT zone_id, name, attributes::text FROM zones"
 HEADS_SQL = "SELECT channel, epoch, rev, floor FROM channel_heads"
+WATCHED_SQL = HEADS_SQL.replace(" FROM", f", {IDENTITY_SQL} AS identity FROM")
 LOG_SQL = """SELECT c.channel, c.rev, c.tx_id, c.span, c.events::text AS events FROM changes c
     LEFT JOIN unnest($1::text[], $2::bigint[]) AS b(channel, rev) ON b.channel = c.channel
     WHERE c.rev > coalesce(b.rev, 0) ORDER BY c.channel, c.rev"""
@@ -72,6 +74,16 @@ async def read_end(server: PostgresServer, history: History) -> None:
     history.log = await read_log(server, history.base)
 
 
+async def read_lost(server: PostgresServer, base: Tables, era: Era) -> None:
+    """Complete an era from what is left of its database, which is run for that long."""
+    await server.start()
+    try:
+        era.final = await read_tables(server)
+        era.log = await read_log(server, base)
+    finally:
+        await server.stop()
+
+
 @dataclass(slots=True)
 class Observer:
     """Watches the heads from outside, so that it is known by when each change was committed.
@@ -95,8 +107,9 @@ class Observer:
                 async with self.server.connect(DATABASE, ANSWER_TIMEOUT_S) as connection:
                     while True:
                         asked_s = time.monotonic()
-                        rows = await connection.fetch(HEADS_SQL)
-                        self._note(rows)
+                        # An answer is of the era in which it was asked for, come when it may.
+                        times = self.recorder.history.head_times
+                        self._note(await connection.fetch(WATCHED_SQL), times)
                         if down_since_s is not None:
                             self.recorder.outage(down_since_s, "database", "no answer")
                             down_since_s = None
@@ -105,12 +118,14 @@ class Observer:
                 down_since_s = asked_s if down_since_s is None else down_since_s
                 await asyncio.sleep(POLL_S / 2)
 
-    def _note(self, rows: list[asyncpg.Record]) -> None:
+    def _note(self, rows: list[asyncpg.Record], times: HeadTimes) -> None:
         now_s = self.recorder.now_s()
         for row in rows:
             channel = row["channel"]
             self.heads[channel] = Head(row["epoch"], row["rev"], row["floor"])
-            self.recorder.history.head_times.note(channel, row["rev"], now_s)
+            times.note(channel, row["rev"], now_s)
+            times.epochs.add(client_epoch(row["epoch"], row["identity"]))
+            times.identities.add(row["identity"])
 
     async def watch_itself(self) -> None:
         """Note when this very process was too busy to receive anything, until cancelled."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from channels.names import DIRECTORY
 from channels.positions import Position
+from tests.faults.dict_freshness import check_dicts
 from tests.faults.freshness import Freshness, Watching
 from tests.faults.history import (
     ClientLog,
@@ -21,13 +22,16 @@ from tests.faults.history import (
     Unsubscribed,
 )
 from tests.faults.ledger import check_record, check_requests, state_fault
-from tests.faults.timeline import Picture, Timeline, channels_of, picture_of
+from tests.faults.timeline import Eras, Picture, Timeline, channels_of, picture_of
+from tests.faults.told import check_told, merged
 from tests.faults.violations import Bounds, Promise, Violation
 
 GONE = 2000
 SLACK_S = 1.0
 """Commits are seen by polling, a little later than by clients."""
-TEMPORARY_ERRORS = frozenset({100, 102})
+TEMPORARY, UNKNOWN = 100, 102
+HANDED_ON_WITHIN_S = 1.0
+"""How long an SDK may take to hand on, one by one, what it received as one."""
 
 
 @dataclass(slots=True)
@@ -40,15 +44,19 @@ class View:
     is_ended: bool = False
     watching: Watching | None = None
     owed: dict[int, float] = field(default_factory=dict)
+    recovers_to: int = 0
 
 
 def validate(history: History, bounds: Bounds | None = None) -> list[Violation]:
     """Return all violations in a history, oldest first."""
     bounds = bounds or Bounds()
-    timeline = Timeline(history)
-    found = check_record(history, timeline) + check_requests(history, timeline)
+    eras = Eras(history)
+    found = [violation for timeline in eras.timelines for violation in check_record(timeline)]
+    found += check_told(history)
+    found += check_dicts(history, eras, bounds.staleness_s)
+    found += check_requests(history, eras)
     for client in history.clients:
-        walk = ClientWalk(history, timeline, bounds, client)
+        walk = ClientWalk(history, eras, bounds, client)
         walk.run()
         found += walk.violations
     return sorted(found, key=lambda violation: violation.at_s)
@@ -57,12 +65,9 @@ def validate(history: History, bounds: Bounds | None = None) -> list[Violation]:
 class ClientWalk:
     """Goes through what one client received, and keeps what it should have by now."""
 
-    def __init__(
-        self, history: History, timeline: Timeline, bounds: Bounds, client: ClientLog
-    ) -> None:
+    def __init__(self, history: History, eras: Eras, bounds: Bounds, client: ClientLog) -> None:
         self.violations: list[Violation] = []
-        self._history = history
-        self._timeline = timeline
+        self._eras = eras
         self._bounds = bounds
         self._client = client
         self._views: dict[str, View] = {}
@@ -70,8 +75,12 @@ class ClientWalk:
         self._node = ""
         self._opened_s = 0.0
         self._goes_on = False
-        self._live: list[Published] = []
-        self._freshness = Freshness(history, timeline, client.name, bounds.staleness_s)
+        self._live: list[tuple[float, Published]] = []
+        self._apart_s = 0.0 if client.shows_frames else HANDED_ON_WITHIN_S
+        self._outages = merged(
+            outage for outage in history.outages if outage.scope in {"database", "recorder"}
+        )
+        self._freshness = Freshness(history, client.name, bounds.staleness_s)
 
     def run(self) -> None:
         """Judge the whole log."""
@@ -87,9 +96,13 @@ class ClientWalk:
     def _fault(self, promise: Promise, channel: str, text: str) -> None:
         self.violations.append(Violation(promise, text, self._at_s, self._client.name, channel))
 
+    def _timeline(self, channel: str) -> Timeline:
+        """Return what a channel is judged by: the era of the client's position."""
+        return self._eras.of_position(self._views[channel].position)
+
     def _take_frame(self, frame: Frame) -> None:
+        self._check_whole(frame.at_s - self._apart_s)
         self._at_s = frame.at_s
-        self._live.clear()
         for item in frame.items:
             match item:
                 case Opened(node, since):
@@ -101,8 +114,6 @@ class ClientWalk:
                         self._end_all(self._views.keys() - {f"zone:{name}" for name in zone_ids})
                 case _:
                     self._take_item(self._views.setdefault(item.channel, View()), item)
-        if self._client.shows_frames:
-            self._check_whole()
 
     def _take_item(self, view: View, item: Subscribed | Published | Unsubscribed | Refused) -> None:
         match item:
@@ -110,13 +121,28 @@ class ClientWalk:
                 self._subscribe(view, item)
             case Published():
                 self._publish(view, item)
-                if not self._is_recovered(item):
-                    self._live.append(item)
+                if not self._is_recovered(view, item):
+                    self._live.append((self._at_s, item))
             case Unsubscribed(channel, code):
+                if code == UNKNOWN:
+                    # What SDKs make of a refusal.
+                    self._check_refusal(channel, code, self._opened_s)
                 self._unsubscribe(view, channel, code)
-            case Refused(channel, code):
-                if code not in TEMPORARY_ERRORS:
-                    self._fault(Promise.SERVED, channel, f"subscribing was refused with {code}")
+            case Refused(channel, code, asked_s):
+                self._check_refusal(channel, code, self._opened_s if asked_s is None else asked_s)
+
+    def _check_refusal(self, channel: str, code: int, asked_s: float) -> None:
+        """Find a refusal for good, and a zone called unknown that was there all the time."""
+        if code == TEMPORARY:
+            return
+        from_s, to_s = asked_s - SLACK_S, self._at_s + SLACK_S
+        # What happened to zones while nobody watched the heads is seen later.
+        is_dark = any(begin_s < to_s and end_s > from_s for begin_s, end_s in self._outages)
+        if code != UNKNOWN or (
+            not is_dark
+            and any(era.has_throughout(channel, from_s, to_s) for era in self._eras.timelines)
+        ):
+            self._fault(Promise.SERVED, channel, f"subscribing was refused with {code}")
 
     def _open(self, node: str, since: dict[str, Position]) -> None:
         self._node, self._opened_s, self._goes_on = node, self._at_s, bool(since)
@@ -125,20 +151,23 @@ class ClientWalk:
             view = self._views.setdefault(channel, View(position))
             if not view.is_ended:
                 view.is_subscribed = True
-                self._watch(view, channel, position.rev)
+                self._watch(view, channel, position)
 
-    def _watch(self, view: View, channel: str, rev: int) -> None:
+    def _watch(self, view: View, channel: str, position: Position) -> None:
         self._stop_watching(view, self._at_s)
-        view.watching = Watching(channel, self._node, rev, self._at_s)
+        timeline = self._eras.of_position(position)
+        view.watching = Watching(channel, timeline, self._node, position.rev, self._at_s)
 
     def _stop_watching(self, view: View, at_s: float | None) -> None:
         if view.watching is not None:
             self._freshness.judge(view.watching, at_s)
             view.watching = None
 
-    def _is_recovered(self, item: Published) -> bool:
-        """Tell whether a stream that goes on brings what was missed; that isn't yet live."""
-        committed_s = self._history.head_times.committed_s(item.channel, item.rev)
+    def _is_recovered(self, view: View, item: Published) -> bool:
+        """Tell whether it is something that was missed; that isn't yet live."""
+        if item.rev <= view.recovers_to:
+            return True
+        committed_s = self._timeline(item.channel).committed_s(item.channel, item.rev)
         return self._goes_on and (committed_s or 0) < self._opened_s + SLACK_S
 
     def _end_all(self, channels: Iterable[str]) -> None:
@@ -154,36 +183,50 @@ class ClientWalk:
         if code == GONE and view.is_subscribed and not view.is_ended:
             # Where its history was renewed meanwhile, the last change can't be had; that the
             # zone is gone has to be true all the same.
-            rev = view.position.rev if view.position else 0
-            if not self._timeline.ended_between(channel, rev, self._at_s + SLACK_S):
+            rev, by_s = view.position.rev if view.position else 0, self._at_s + SLACK_S
+            timeline = self._timeline(channel)
+            later = self._eras.timelines[timeline.number + 1 :]
+            if not timeline.ended_between(channel, rev, by_s) and not any(
+                era.lacks_zone(channel, by_s) for era in later
+            ):
                 self._fault(Promise.GAPLESS, channel, "gone, which it was not")
         self._end(view)
 
     def _subscribe(self, view: View, item: Subscribed) -> None:
-        old, was_subscribed = view.position, view.is_subscribed
+        # On the same connection, or to whom gave its position, nothing goes back.
+        known = view.position if view.is_subscribed else item.since
         view.is_subscribed, view.is_ended = True, False
         view.owed.clear()
+        view.recovers_to = item.rev if item.missed is None else 0
         if item.state is None:
             self._recover(view, item)
         else:
-            rev, text = state_fault(self._timeline, item.channel, item.state)
-            if text or rev != item.rev:
-                text = text or f"a state at revision {rev} in a reply that says {item.rev}"
-                self._fault(Promise.CONSISTENT, item.channel, text)
-            view.picture, _, _ = Picture.of_state(item.state)
-            view.position = Position(item.epoch, item.rev)
-            # On the same connection, or to whom gave its position, nothing goes back.
-            known = old if was_subscribed else item.since
-            if known is not None and known.epoch == item.epoch and item.rev < known.rev:
-                text = f"a state at revision {item.rev} for a client at {known.rev}"
-                self._fault(Promise.ORDERED, item.channel, text)
-            if item.since is not None and self._should_recover(item, item.since):
-                text = f"{item.since} was not recovered at {item.rev}"
-                self._fault(Promise.RESUMABLE, item.channel, text)
-        self._watch(view, item.channel, view.position.rev if view.position else item.rev)
+            self._begin_anew(view, item, item.state)
+            self._check_onward(item, known)
+        self._watch(view, item.channel, view.position or Position(item.epoch, item.rev))
+
+    def _begin_anew(self, view: View, item: Subscribed, state: bytes) -> None:
+        rev, text = state_fault(self._eras.of(item.epoch), item.channel, state)
+        if text or rev != item.rev:
+            text = text or f"a state at revision {rev} in a reply that says {item.rev}"
+            self._fault(Promise.CONSISTENT, item.channel, text)
+        view.picture, _, _ = Picture.of_state(state)
+        view.position = Position(item.epoch, item.rev)
+
+    def _check_onward(self, item: Subscribed, known: Position | None) -> None:
+        """Check that a state is not older than what the client had, and that it needed one."""
+        is_back = known is not None and known.epoch == item.epoch and item.rev < known.rev
+        is_lost = self._eras.of(item.epoch).number < self._eras.of_position(known).number
+        if known is not None and (is_back or is_lost):
+            text = f"a state at revision {item.rev} for a client at {known.rev}"
+            text += ", of a history that it knew to be lost" if is_lost else ""
+            self._fault(Promise.ORDERED, item.channel, text)
+        if item.since is not None and self._should_recover(item, item.since):
+            text = f"{item.since} was not recovered at {item.rev}"
+            self._fault(Promise.RESUMABLE, item.channel, text)
 
     def _should_recover(self, item: Subscribed, since: Position) -> bool:
-        head = self._history.final.heads.get(item.channel)
+        head = self._eras.of(item.epoch).era.final.heads.get(item.channel)
         missed = item.rev - since.rev
         # Floors only rise: what is retained at the end was retained then.
         return (
@@ -224,39 +267,45 @@ class ClientWalk:
             else:
                 promise = Promise.ORDERED
             self._fault(promise, item.channel, text)
-        if not self._timeline.matches(item):
+        timeline = self._eras.of(position.epoch)
+        if not timeline.matches(item):
             self._fault(Promise.CONSISTENT, item.channel, f"revision {item.rev} is not the log's")
         if (rest_s := view.owed.pop(item.rev, None)) is not None:
             late_s = self._at_s - rest_s
             text = f"revision {item.rev} came {late_s:.3f} s after the rest of {item.tx}"
             self._fault(Promise.ATOMIC, item.channel, text)
         view.position = Position(position.epoch, item.rev)
-        view.picture.apply(item.channel, self._timeline.events(item.events))
-        view.is_ended = view.is_ended or self._timeline.ends_channel(item.channel, item.rev)
+        view.picture.apply(item.channel, timeline.events(item.events))
+        view.is_ended = view.is_ended or timeline.ends_channel(item.channel, item.rev)
         if view.watching is not None:
             view.watching.receipts[item.rev] = self._at_s
         if view.is_ended:
             self._stop_watching(view, self._at_s)
 
-    def _check_whole(self) -> None:
+    def _check_whole(self, by_s: float) -> None:
         """Note what of a live transaction is still owed; it may only come as a new state."""
-        for item in self._live:
-            for channel, rev in self._timeline.parts.get(item.tx, {}).items():
+        due = [live for live in self._live if live[0] <= by_s]
+        self._live = self._live[len(due) :]
+        for at_s, item in due:
+            timeline = self._timeline(item.channel)
+            for channel, rev in timeline.parts.get(item.tx, {}).items():
                 view = self._views.get(channel)
                 if view is None or not view.is_subscribed or view.is_ended:
                     continue
-                if view.position is not None and view.position.rev < rev:
-                    view.owed.setdefault(rev, self._at_s)
+                # Who is still in a lost era there gets the state anew.
+                is_of_era = self._timeline(channel) is timeline
+                if is_of_era and view.position is not None and view.position.rev < rev:
+                    view.owed.setdefault(rev, at_s)
 
     def _check_end(self) -> None:
         """Compare what the client ends with, and what it should watch, with the tables."""
-        final = self._history.final
+        final = self._eras.last.era.final
         zones = {f"zone:{zone_id}" for zone_id in final.zones}
         wanted = zones if self._client.wanted is None else self._client.wanted
         for channel in sorted(wanted & {*channels_of(final), DIRECTORY}):
             view = self._views.get(channel, View())
             truth = picture_of(final, channel) or Picture()
-            head = Position(self._timeline.final_epoch(channel), self._timeline.last_rev(channel))
+            head = final.position(channel)
             if not view.is_subscribed or view.is_ended:
                 self._fault(Promise.CONVERGENT, channel, "the client ends without a subscription")
             elif view.position != head:

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from random import Random
 
 from channels.positions import Position
+from tests.faults.eras import Tables
 from tests.faults.gate import Gate
-from tests.faults.history import ClientRecorder, Closed, Head, Recorder
+from tests.faults.history import ClientRecorder, Closed, Recorder
 
 ABNORMAL = 1006
 SILENCE_S = 5.0
@@ -63,7 +64,7 @@ class Watcher(ABC):
         """Where it is, by channel."""
         return self.record.positions
 
-    def lacks(self, heads: dict[str, Head], channels: set[str]) -> set[str]:
+    def lacks(self, tables: Tables, channels: set[str]) -> set[str]:
         """Return which of the existing `channels` that it wants are not at their heads yet."""
         zones = {channel for channel in channels if channel.startswith("zone:")}
         wanted = zones if self.wanted is None else self.wanted & channels
@@ -71,8 +72,7 @@ class Watcher(ABC):
             channel
             for channel in wanted
             if channel not in self.record.subscribed
-            or channel not in self.positions
-            or self.positions[channel].rev != heads[channel].rev
+            or self.positions.get(channel) != tables.position(channel)
         }
 
     def hold(self) -> None:

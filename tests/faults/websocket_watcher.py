@@ -16,7 +16,6 @@ from tests.faults.history import (
     Published,
     Refused,
     Subscribed,
-    Told,
     Unsubscribed,
 )
 from tests.faults.watchers import CONNECT_TIMEOUT_S, SILENCE_S, ConnectionOverError, OwnWatcher
@@ -114,7 +113,7 @@ class _Connection:
         self._watcher = watcher
         self._socket = socket
         self._next_id = 1
-        self._asked: dict[int, tuple[str, Position | None]] = {}
+        self._asked: dict[int, tuple[str, Position | None, float]] = {}
         self._subscribed: set[str] = set()
         self._retry_at_s: dict[str, float] = {}
         self._anew: set[str] = set()
@@ -148,7 +147,7 @@ class _Connection:
     async def _ask(self, now_s: float) -> None:
         """Subscribe to what is wanted, all at once or one by one, and leave what is not."""
         wanted = self._watcher.wanted or set()
-        busy = {channel for channel, _ in self._asked.values()}
+        busy = {channel for channel, _, _ in self._asked.values()}
         missing = sorted(wanted - self._subscribed - busy)
         due = [name for name in missing if self._retry_at_s.get(name, 0) <= now_s]
         commands: list[dict[str, Any]] = []
@@ -160,10 +159,10 @@ class _Connection:
                 since = None
             if since is not None:
                 request |= {"recover": True, "epoch": since.epoch, "offset": since.rev}
-            self._asked[self._next_id + len(commands)] = (channel, since)
+            self._asked[self._next_id + len(commands)] = (channel, since, now_s)
             commands.append({"subscribe": request})
         for channel in sorted(self._subscribed - wanted - busy):
-            self._asked[self._next_id + len(commands)] = (channel, None)
+            self._asked[self._next_id + len(commands)] = (channel, None, now_s)
             commands.append({"unsubscribe": {"channel": channel}})
         if commands and self._watcher.random.random() < 0.5:
             await self._send(*commands)
@@ -193,7 +192,7 @@ class _Connection:
                 self._anew.add(push.channel)
             return [Unsubscribed(push.channel, push.unsubscribe.code)]
         if push.message is not None:
-            return [Told(str(push.message.data["state"]))]
+            return [self._watcher.record.told(push.message.data)]
         return []
 
     def _published(self, channel: str, publication: Publication) -> Published:
@@ -205,12 +204,12 @@ class _Connection:
         if line.connect is not None:
             self._is_open = True
             return [Opened(self._watcher.gate.node)]
-        channel, since = self._asked.pop(line.id)
+        channel, since, asked_s = self._asked.pop(line.id)
         if line.error is not None:
             if line.error.code == UNKNOWN:
                 self._drop(channel)
             self._retry_at_s[channel] = asyncio.get_running_loop().time() + RETRY_S
-            return [Refused(channel, line.error.code)]
+            return [Refused(channel, line.error.code, asked_s)]
         if line.subscribe is None:
             self._subscribed.discard(channel)
             return [Unsubscribed(channel, 0)]

@@ -1,0 +1,39 @@
+"""Known bugs in the transports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults.edits import Edit
+from tests.faults.known_bug import KnownBug
+
+BUGS_IN_TRANSPORTS: Final = (
+    KnownBug(
+        "event id of the last zone only",
+        "Resumable",
+        (
+            Edit(
+                "realtime.sse_codec:PositionVector.take",
+                "self._marks.update(marks)",
+                "reached(self._marks.clear())\n    self._marks.update(marks)",
+            ),
+        ),
+        ("tests/realtime/test_sse_codec.py",),
+        r"id: A=e1:2,B=e2:0",
+    ),
+    KnownBug(
+        "connections dropped without a word at the end",
+        "Drained",
+        (
+            Edit(
+                "realtime.websocket_session:Session.end",
+                "self._wire.end(why.code, why.reason)",
+                "reached(self._wire.abort())",
+            ),
+        ),
+        (
+            "tests/realtime/test_websocket_shutdown.py::test_clients_are_told_to_come_back_elsewhere",
+        ),
+        r"\(1006, ''\) == \(3001, 'shutdown'\)",
+    ),
+)
