@@ -264,6 +264,10 @@ class SseStream:
         if len(self._listed) >= self._settings.max_subscriptions_per_connection:
             self._end(ABORTED)
 
+    @property
+    def _shown(self) -> set[str]:
+        return {zone_id for name in self._attached if (zone_id := zone_id_of(name)) is not None}
+
     def _want(self, zone_id: str) -> None:
         channel = zone_channel(zone_id)
         if channel not in self._attached:
@@ -317,7 +321,8 @@ class SseStream:
             self._write_status()
 
     def _write_status(self) -> None:
-        zone_ids = self._listed if self._takes_all else None
+        # A directory that lags behind a zone made again must not take it from who has its state.
+        zone_ids = self._listed | self._shown if self._takes_all else None
         since_ms = self._feed.stale_since_ms
         self._mailbox.put(sse_codec.status(since_ms=since_ms, zone_ids=zone_ids))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from channels.changes import ChannelState
 from channels.digest import digest_users
 from channels.feed import FeedConfig
+from channels.names import DIRECTORY
 from tests.realtime.event_source import EventSource, StreamEndedError
 from tests.realtime.sse_world import SseWorld, served_sse
 
@@ -259,3 +262,25 @@ async def test_a_stream_converges_over_many_concurrent_moves() -> None:
             world.commit((number % 17, "ABC"[number % 3]), (number % 5, "ABC"[number // 3 % 3]))
         zones = ("A", "B", "C")
         assert await materialised(world, source, *zones) == truth_digests(world, *zones)
+
+
+async def test_a_lagging_directory_takes_no_zone_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its state may be of before the zone was made again; the zone's own state came already."""
+    async with served_sse(zones=("A", "B")) as world, world.source("*") as source:
+        assert set((await source.next("status"))["zones"]) == {"A", "B"}
+        for _ in "AB":
+            await source.next("snapshot")
+        state_of = world.truth.state
+
+        def lagging(channel: str) -> ChannelState | None:
+            state = state_of(channel)
+            if state is None or channel != DIRECTORY:
+                return state
+            return replace(state, zones={"A": state.zones["A"]})
+
+        monkeypatch.setattr(world.truth, "state", lagging)
+        directory = world.truth.heads[DIRECTORY]
+        directory.epoch, directory.floor = "e2", directory.rev
+        assert set((await source.next("status"))["zones"]) == {"A", "B"}
