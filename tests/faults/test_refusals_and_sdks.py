@@ -9,7 +9,16 @@ import pytest
 
 from channels.names import DIRECTORY
 from tests.faults.eras import Head, LogRow
-from tests.faults.history import ClientLog, History, Item, Opened, Outage, Refused, Subscribed
+from tests.faults.history import (
+    ClientLog,
+    Closed,
+    History,
+    Item,
+    Opened,
+    Outage,
+    Refused,
+    Subscribed,
+)
 from tests.faults.history import Unsubscribed as Ended
 from tests.faults.test_validator import (
     BEGIN,
@@ -69,6 +78,21 @@ def test_who_calls_a_channel_unknown_that_was_there_is_found(
 def test_a_zone_that_came_or_went_may_be_unknown(asked_s: float, at_s: float) -> None:
     """What was not there all the time, or not for long."""
     assert broken(with_directory(refused(C, asked_s, at_s))) == set()
+
+
+def test_a_state_for_who_could_resume_is_right_only_while_the_database_is_away() -> None:
+    """A node that can't read the log gives the state that it has."""
+    asleep = client(
+        *BEGIN[:3],
+        (1.5, 1, [Closed(1006)]),
+        (4.5, 2, [Opened("m"), state(A, 4, at(A, 1)), state(B, 2, at(B, 0))]),
+    )
+    history = history_of(asleep)
+    assert broken(history) == {Promise.RESUMABLE}
+    history.outages = [Outage(4.2, 4.4, "database", "")]
+    assert broken(history) == set()
+    history.outages = [Outage(4.2, 4.4, "node:m", ""), Outage(2.0, 3.0, "database", "")]
+    assert broken(history) == {Promise.RESUMABLE}
 
 
 def test_what_happened_to_zones_unseen_is_not_judged() -> None:

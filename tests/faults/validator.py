@@ -68,6 +68,7 @@ class ClientWalk:
     def __init__(self, history: History, eras: Eras, bounds: Bounds, client: ClientLog) -> None:
         self.violations: list[Violation] = []
         self._eras = eras
+        self._away = [outage for outage in history.outages if outage.scope == "database"]
         self._bounds = bounds
         self._client = client
         self._views: dict[str, View] = {}
@@ -234,7 +235,12 @@ class ClientWalk:
             and since.epoch == item.epoch
             and since.rev >= head.floor
             and 0 <= missed <= self._bounds.resume_max_changes
+            and not self._is_database_away()
         )
+
+    def _is_database_away(self) -> bool:
+        """Tell whether a node can't read the log just now, and gives the state that it has."""
+        return any(outage.from_s <= self._at_s <= outage.to_s + SLACK_S for outage in self._away)
 
     def _recover(self, view: View, item: Subscribed) -> None:
         if view.position is None or item.epoch != view.position.epoch:
