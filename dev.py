@@ -32,9 +32,10 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py bench [ARGUMENTS]  measure (`bench --help` tells what)
   python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
                                     get: --minutes M --seed S [--json FILE]
+  python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
 
-Everything is installed into .venv; only `test`, `soak` and `check` install programs of the system
-(Redis, Chromium, Node), where apt-get may without a password. ZONECAST_DEV_APT=0 forbids it.
+Everything is installed into .venv; only `test`, `soak`, `bugs` and `check` install programs of the
+system (Redis, Chromium, Node), where apt-get may without a password. ZONECAST_DEV_APT=0 forbids it.
 """
 
 ROOT = Path(__file__).resolve().parent
@@ -298,6 +299,13 @@ def soak(arguments: Sequence[str]) -> int:
     return become(["-m", "tests.faults.soak", *arguments])
 
 
+def bugs(arguments: Sequence[str]) -> int:
+    set_up("test")
+    set_up_programs()
+    os.chdir(ROOT)
+    return become(["-m", "tests.faults.catalogue", *arguments])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_service,
     "test": test,
@@ -305,6 +313,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fix": fix,
     "bench": bench,
     "soak": soak,
+    "bugs": bugs,
 }
 
 
