@@ -1,0 +1,114 @@
+"""F1, F2, F6: one zone, many subscribers, as many deliveries as a core makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from bench.contest import Rate, in_turn, medians, rest, saturate
+from bench.loop_pauses import longest_pauses_ms
+from bench.machine import allow_files
+from bench.peers import servers as peers
+from bench.rows import Plan, Row, Target
+from bench.stage import Opening, Side, Stage, ours, raised
+
+OURS = "ours"
+LIMIT = "C, joining"
+NCHAN = "nchan"
+UNIT = "deliveries/CPU s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One fan-out: how many get how many changes at once, and what it is to reach."""
+
+    id: str
+    count: int
+    window: int
+    targets: dict[str, Target]
+
+    @property
+    def what(self) -> str:
+        return f"fan-out to {self.count:,}, {self.window} in flight"
+
+
+_SOCKETS: dict[str, Opening] = {
+    OURS: ours,
+    LIMIT: partial(peers.limit, joins=True),
+    NCHAN: peers.nchan,
+}
+_STREAMS: dict[str, Opening] = {
+    OURS: partial(ours, is_sse=True),
+    NCHAN: partial(peers.nchan, is_sse=True),
+}
+
+
+async def to_a_thousand(plan: Plan) -> list[Row]:
+    """F1: 1,000 WebSockets, 32 in flight and 1 in flight."""
+    works = [
+        _Work("F1", 1_000, 32, {LIMIT: Target("ratio", 0.8), NCHAN: Target("ratio", 10)}),
+        _Work("F1", 1_000, 1, {LIMIT: Target("ratio", 0.6), NCHAN: Target("ratio", 1)}),
+    ]
+    return [row for work in works for row in await _contest(plan, work, _SOCKETS)]
+
+
+async def to_ten_thousand(plan: Plan) -> list[Row]:
+    """F2: 10,000 WebSockets, 8 in flight, and the pauses of the loop meanwhile."""
+    targets = {LIMIT: Target("ratio", 0.8), NCHAN: Target("ratio", 5)}
+    work = _Work("F2", 10_000, 8, targets)
+    rows = await _contest(plan, work, _SOCKETS)
+    async with raised() as stage:
+        pauses_ms = await longest_pauses_ms(stage, plan, count=work.count, window=work.window)
+    if pauses_ms:
+        target = Target("value", 20, at_least=False)
+        rows.append(Row("F2", "longest pause of the event loop", "ms", pauses_ms, target=target))
+    return rows
+
+
+async def to_streams(plan: Plan) -> list[Row]:
+    """F6: 1,000 event streams, 32 in flight, and the memory of each."""
+    work = _Work("F6", 1_000, 32, {NCHAN: Target("ratio", 1)})
+    rows = await _contest(plan, work, _STREAMS)
+    async with raised() as stage:
+
+        async def play(side: Side) -> float:
+            return await rest(stage, side, count=1_000)
+
+        bytes_each = await in_turn(stage, plan, _STREAMS, play)
+    rows.append(
+        Row(
+            "F6",
+            "memory per idle event stream, 1,000 of them",
+            "bytes",
+            bytes_each[OURS],
+            "nchan EventSource",
+            bytes_each[NCHAN],
+            Target("value", 14_000, at_least=False),
+        )
+    )
+    return rows
+
+
+async def _contest(plan: Plan, work: _Work, sides: dict[str, Opening]) -> list[Row]:
+    allow_files(work.count)
+    async with raised() as stage:
+        rates = await in_turn(stage, plan, sides, partial(_play, stage, plan, work))
+    return [
+        Row(
+            work.id,
+            work.what,
+            UNIT,
+            [rate.deliveries_per_cpu_s for rate in rates[OURS]],
+            name,
+            [rate.deliveries_per_cpu_s for rate in rates[name]],
+            target,
+            note="changes committed in blocks of the window, then published on Redis",
+            more=medians(rates[OURS]),
+        )
+        for name, target in work.targets.items()
+        if rates[OURS]
+    ]
+
+
+async def _play(stage: Stage, plan: Plan, work: _Work, side: Side) -> Rate:
+    return await saturate(stage, side, count=work.count, window=work.window, seconds=plan.seconds)

@@ -1,0 +1,1 @@
+"""The programs that make load, and the limit: small C programs, compiled when they are needed."""

@@ -1,0 +1,1 @@
+"""What others would choose instead, each with the same work to do."""

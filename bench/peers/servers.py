@@ -1,0 +1,170 @@
+"""Peers as processes: each is given lines, and sends each to all of its subscribers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from bench.crowd import CrowdPlan
+from bench.load.programs import compiled
+from bench.machine import MissingError, family
+from bench.publishers import line_publisher, post_publisher
+from bench.stage import Side, Stage, running
+from tests.processes import ServerProcess, free_port
+
+HERE: Final = Path(__file__).parent
+CLIENTS: Final = HERE.parents[1] / "tests" / "clients"
+NCHAN_MODULES: Final = (
+    Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
+    Path("/usr/share/nginx/modules/ngx_nchan_module.so"),
+)
+NGINX: Final = "/usr/sbin/nginx"
+PATH: Final = "/sub"
+STREAM_PATH: Final = "/stream"
+PUBLISH_PATH: Final = "/pub"
+_ACCOUNT: Final = "user root;" if os.geteuid() == 0 else ""
+
+NCHAN_CONFIG: Final = """\
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log crit;
+worker_rlimit_nofile 40000; {account} load_module {module};
+events {{ worker_connections 20000; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  keepalive_requests 100000000; nchan_max_reserved_memory 256M;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location = /pub {{
+      nchan_publisher http; nchan_channel_id bench; nchan_message_buffer_length 512;
+    }}
+    location = /sub {{
+      nchan_subscriber websocket eventsource; nchan_channel_id bench;
+      nchan_subscriber_first_message newest;
+    }}
+  }}
+}}
+"""
+
+
+class PeerProcess(ServerProcess):
+    """A peer that runs as one command.
+
+    Args:
+        folder: Its working folder and log.
+        command: Makes the command from the ports.
+
+    Attributes:
+        input_port: Where it takes lines.
+    """
+
+    def __init__(self, folder: Path, command: Callable[[int, int], Sequence[str]]) -> None:
+        super().__init__(folder)
+        self.input_port = free_port()
+        self._command = command
+
+    def command(self) -> list[str]:
+        """Return the command."""
+        return list(self._command(self.port, self.input_port))
+
+    async def answers(self) -> bool:
+        """Tell whether it accepts connections."""
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.close()
+            return True
+        return False
+
+
+def _sockets(port: int) -> CrowdPlan:
+    return CrowdPlan(port, PATH)
+
+
+def _streams(port: int) -> CrowdPlan:
+    return CrowdPlan(port, STREAM_PATH, is_sse=True)
+
+
+@asynccontextmanager
+async def _fed_by_lines(
+    stage: Stage, command: Callable[[int, int], Sequence[str]], plan: Callable[[int], CrowdPlan]
+) -> AsyncIterator[Side]:
+    prefix = stage.cores.prefix
+    peer = PeerProcess(
+        stage.new_folder("peer"), lambda port, lines: [*prefix, *command(port, lines)]
+    )
+    async with running(peer), line_publisher(peer.input_port) as publisher:
+        yield Side(family(peer.pid), plan(peer.port), publisher)
+
+
+@asynccontextmanager
+async def limit(stage: Stage, *, joins: bool) -> AsyncIterator[Side]:
+    """Run what the kernel lets a fan-out have: our own C program without any promise."""
+    program = str(await asyncio.to_thread(compiled, "limit", stage.folder))
+    flags = ["-j"] if joins else []
+    async with _fed_by_lines(
+        stage, lambda port, lines: [program, "-p", str(port), "-i", str(lines), *flags], _sockets
+    ) as side:
+        yield side
+
+
+@asynccontextmanager
+async def node_ws(stage: Stage) -> AsyncIterator[Side]:
+    """Run Node with the package `ws`: its documented broadcast.
+
+    Raises:
+        MissingError: Node or the package is not here.
+    """
+    node = shutil.which("node")
+    if node is None or not (CLIENTS / "node_modules" / "ws").is_dir():
+        raise MissingError("peer node ws: `python3 dev.py test` installs Node and its packages")
+    script = str(HERE / "broadcast.mjs")
+    async with _fed_by_lines(
+        stage, lambda *ports: [node, script, *map(str, ports)], _sockets
+    ) as side:
+        yield side
+
+
+@asynccontextmanager
+async def naive(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
+    """Run what one writes first: uvicorn, Starlette, a set of clients, and a loop of awaits."""
+    script = str(HERE / "naive.py")
+    async with _fed_by_lines(
+        stage,
+        lambda *ports: [sys.executable, script, *map(str, ports)],
+        _streams if is_sse else _sockets,
+    ) as side:
+        yield side
+
+
+@asynccontextmanager
+async def nchan(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
+    """Run nginx with nchan, messages in memory.
+
+    Raises:
+        MissingError: it is not here.
+    """
+    module = next((path for path in NCHAN_MODULES if path.exists()), None)
+    nginx = shutil.which("nginx") or shutil.which(NGINX)
+    if nginx is None or module is None:
+        raise MissingError("peer nchan: install it (apt-get install libnginx-mod-nchan)")
+    folder = stage.new_folder("nchan")
+    config = folder / "nginx.conf"
+    prefix = stage.cores.prefix
+
+    def command(port: int, _: int) -> list[str]:
+        text = NCHAN_CONFIG.format(folder=folder, port=port, module=module, account=_ACCOUNT)
+        config.write_text(text, encoding="utf-8")
+        return [*prefix, nginx, "-p", str(folder), "-c", str(config), "-e", f"{folder}/error.log"]
+
+    peer = PeerProcess(folder, command)
+    async with running(peer), post_publisher(peer.port, PUBLISH_PATH) as publisher:
+        plan = CrowdPlan(peer.port, PATH, is_sse=is_sse)
+        # The worker, which does the work, is there only after the port: one answer proves it.
+        await publisher.publish(1)
+        yield Side(family(peer.pid), plan, publisher)
