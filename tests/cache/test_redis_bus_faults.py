@@ -280,8 +280,8 @@ async def test_thousands_of_channels_survive_a_reconnect(
     channels = [f"zone:{i}" for i in range(5_000)]
     async with running(writer, reader):
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(reader.bus.subscribe(channel)) for channel in channels]
-        unconfirmed = [task for task in tasks if not task.result()]
+            for channel in channels:
+                group.create_task(reader.bus.subscribe(channel))
         async with Redis.from_url(own_redis.url) as admin:
             # The stock counts commands, not channels: one for each would be thousands.
             stats = await admin.info("commandstats")
@@ -293,6 +293,6 @@ async def test_thousands_of_channels_survive_a_reconnect(
         for first in range(0, 5_000, 500):
             await writer.bus.publish([transaction(1, c) for c in channels[first : first + 500]])
         await reader.listener.until(lambda: len(reader.listener.messages) >= 5_000)
+        # At first a busy machine may have confirmed late, which is a gap and no loss.
+        assert all([await reader.bus.subscribe(channel) for channel in channels])
     assert {message.channel for message in reader.listener.messages} == set(channels)
-    # A busy machine may confirm late; that is then a gap, not a loss.
-    assert len(unconfirmed) < 5_000
