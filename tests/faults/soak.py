@@ -31,6 +31,9 @@ PATIENCE = 8
 REDIS_DOWN_AFTER_S = 600
 """Longer than any fault lasts: the replica takes over only when a fault wants it to."""
 LOG_MAX_BYTES = 6_000
+LOG_SEARCHED_BYTES = 20_000_000
+ERROR = '"level": "error"'
+ERRORS_MAX = 20
 SEEDS_APART = 1_000
 """Rounds of one soak have seeds of their own, so that one can be repeated alone."""
 
@@ -98,8 +101,11 @@ def _explain(outcome: Outcome, cluster: Cluster, console: Console) -> None:
     for line in tell(outcome):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for member in cluster.members:
+        # What is wrong may have been long before the end.
+        lines = member.process.log_tail(LOG_SEARCHED_BYTES).splitlines()
+        errors = "\n".join([line for line in lines if ERROR in line][-ERRORS_MAX:])
         log = member.process.log_tail(LOG_MAX_BYTES)
-        text = f"the end of the log of {member.name}:\n{log}"
+        text = f"errors of {member.name}:\n{errors}\nthe end of its log:\n{log}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
