@@ -164,7 +164,11 @@ class Writer:
 @pytest.fixture
 async def contended(postgres_url: str, handed: list[Transaction]) -> AsyncIterator[Database]:
     """A database with as many tries as it takes where half of all writes are to the same rows."""
-    database = Database(DatabaseConfig(postgres_url, max_tries=40), sink=handed.append)
+    # Patient: who waits for rows on a busy machine is not what is looked at.
+    config = DatabaseConfig(
+        postgres_url, max_tries=40, lock_timeout_s=60, statement_timeout_s=90, pool_timeout_s=60
+    )
+    database = Database(config, sink=handed.append)
     yield database
     await database.close()
 
