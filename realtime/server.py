@@ -27,7 +27,8 @@ def listening_socket(settings: Settings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            timeout_ms = max(1, round(settings.slow_drain_timeout_s * 1000))
+            # Twice as long as a node waits itself: then the client is told from a slow one.
+            timeout_ms = max(1, round(2 * settings.slow_drain_timeout_s * 1000))
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind((settings.host, settings.port))
         listener.set_inheritable(True)
