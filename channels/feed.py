@@ -121,14 +121,20 @@ class Feed:
 
     async def run(self) -> None:
         """Verify heads and enforce the bounds until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._head_checks.run())
-            while True:
-                await asyncio.sleep(min(1, self._config.atomic_wait_s / 2))
-                self._hub.sweep(
-                    atomic_wait_s=self._config.atomic_wait_s,
-                    slow_drain_timeout_s=self._config.slow_drain_timeout_s,
-                )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._head_checks.run())
+                await self._sweep()
+        finally:
+            self.follower.repairs.stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(1, self._config.atomic_wait_s / 2))
+            self._hub.sweep(
+                atomic_wait_s=self._config.atomic_wait_s,
+                slow_drain_timeout_s=self._config.slow_drain_timeout_s,
+            )
 
     # Watching
 

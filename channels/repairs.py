@@ -67,6 +67,11 @@ class Repairs:
         self._ended = ended
         self._taken = taken
         self._slots = asyncio.Semaphore(config.repair_max_concurrent)
+        self._is_over = False
+
+    def stop(self) -> None:
+        """Begin no repair any more: the tasks that they would be have no owner now."""
+        self._is_over = True
 
     def note_head(
         self, followed: Followed, seen: Position, head: Position | None, asked_s: float
@@ -116,7 +121,8 @@ class Repairs:
     def _begin(self, followed: Followed, cause: str) -> None:
         # A read of the state that is under way finds all that a repair could: of two answers
         # the older might come last.
-        if not followed.is_repairing and followed.loading is None and not followed.is_forgotten:
+        is_busy = followed.is_repairing or followed.loading is not None
+        if not is_busy and not followed.is_forgotten and not self._is_over:
             followed.is_repairing = True
             self._tasks.create_task(self._repair(followed, cause))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -172,3 +173,25 @@ def test_an_answer_that_came_late_makes_nothing_live(answered_after_s: float) ->
         assert screen.staleness[1] is None
 
     run_in_virtual_time(in_world(scene, config=FeedConfig()))
+
+
+async def test_a_node_that_ends_begins_no_repair_any_more() -> None:
+    """A timer that is due after its end would otherwise ask for a task that nobody owns."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    async def scene(world: World) -> None:
+        screen = await world.watch("zone:A")
+        world.truth.gate.clear()
+        first, second = (world.commit((1, zone), publish=False) for zone in ("A", "B"))
+        assert first.changes
+        for change in second.changes:
+            world.bus.bring(change)
+        assert screen is not None
+
+    try:
+        await in_world(scene)
+        await asyncio.sleep(0.05)
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)
+    assert failures == []

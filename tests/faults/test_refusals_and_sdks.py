@@ -95,6 +95,24 @@ def test_a_state_for_who_could_resume_is_right_only_while_the_database_is_away()
     assert broken(history) == {Promise.RESUMABLE}
 
 
+def test_a_stream_may_part_a_transaction_only_while_the_database_is_away() -> None:
+    """It resumes by itself what was incomplete for too long, as a protocol without replies must."""
+    parted = client(
+        (0.5, 1, [Opened("n")]),
+        (0.6, 1, [state(A, 0), state(B, 0)]),
+        (1.1, 1, [change(A, 1)]),
+        (2.1, 1, [change(A, 2)]),
+        (3.1, 1, [change(A, 3), change(B, 1)]),
+        (4.1, 1, [change(A, 4)]),
+        (6.4, 1, [change(B, 2)]),
+        make="sse",
+    )
+    history = history_of(parted)
+    assert Promise.ATOMIC in broken(history)
+    history.outages = [Outage(3.9, 6.3, "database", "")]
+    assert Promise.ATOMIC not in broken(history)
+
+
 def test_what_happened_to_zones_unseen_is_not_judged() -> None:
     """While nobody could watch the heads, the zone may have been away."""
     history = with_directory(refused(C, 3.2, 4.5))
