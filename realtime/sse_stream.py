@@ -73,6 +73,7 @@ class SseStream:
         self._minima = minima
         self._attached: set[str] = set()
         self._listed: set[str] = set()
+        self._kept: set[str] = set()
         self._sent = PositionVector()
         self._rejoin_at_s = 0.0
         self._parting: list[Change] = []
@@ -98,6 +99,9 @@ class SseStream:
         if reason is EndReason.GONE:
             if self._takes_all:
                 self._sent.discard(zone_id_of(channel) or "")
+                if zone_id_of(channel) in self._kept:
+                    # The directory was right: in a restored database there is no such zone.
+                    self._write_status()
             if zone_id_of(channel) in self._listed:
                 # Made again meanwhile: the directory has already told so.
                 self._wanted[channel] = None
@@ -322,7 +326,8 @@ class SseStream:
 
     def _write_status(self) -> None:
         # A directory that lags behind a zone made again must not take it from who has its state.
-        zone_ids = self._listed | self._shown if self._takes_all else None
+        self._kept = self._shown - self._listed
+        zone_ids = self._listed | self._kept if self._takes_all else None
         since_ms = self._feed.stale_since_ms
         self._mailbox.put(sse_codec.status(since_ms=since_ms, zone_ids=zone_ids))
 

@@ -284,3 +284,6 @@ async def test_a_lagging_directory_takes_no_zone_that_is_shown(
         directory = world.truth.heads[DIRECTORY]
         directory.epoch, directory.floor = "e2", directory.rev
         assert set((await source.next("status"))["zones"]) == {"A", "B"}
+        # Now the zone turns out to be gone, without a change that says so.
+        world.truth.heads.pop("zone:B")
+        assert set((await source.next("status"))["zones"]) == {"A"}
