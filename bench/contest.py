@@ -49,15 +49,20 @@ async def in_turn(
     sides: Mapping[str, Opening],
     play: Any,
 ) -> dict[str, list[Any]]:
-    """Let each side play once a run; a side whose server is missing is said so, and left out.
+    """Let each side play once a run; a peer whose server is missing is said so, and left out.
 
     Args:
         stage: Where.
         plan: How often.
-        sides: By name, ours first.
-        play: Awaited with a `Side`; what it returns is collected.
+        sides: By name, the one that is measured first.
+        play: Awaited with a `Side`; what it returns is collected, of the first at least once.
+
+    Raises:
+        CrowdError: no run of the first counted.
+        MissingError: the first can't be run.
     """
     found: dict[str, list[Any]] = {name: [] for name in sides}
+    measured = next(iter(sides))
     missing: set[str] = set()
     for run in range(plan.runs):
         for name, opening in sides.items():
@@ -68,10 +73,14 @@ async def in_turn(
                 async with opening(stage) as side:
                     found[name].append(await play(side))
             except MissingError as error:
+                if name == measured:
+                    raise
                 missing.add(name)
                 plan.say(f"left out: {error}\n")
             except CrowdError as error:
                 plan.say(f"{name}: this run does not count: {error}\n")
+    if not found[measured]:
+        raise CrowdError(f"no run of `{measured}` counted")
     return found
 
 
@@ -90,21 +99,27 @@ async def saturate(
     dropped, and the server has at most that many to join. `begun` is called after the warm-up.
     """
     async with gathered(stage.folder, side.crowd, count) as crowd:
-        await _closed_loop(crowd, side.publisher, window, seconds * WARM_UP_SHARE)
+        await closed_loop([crowd], side.publisher, window, seconds * WARM_UP_SHARE)
         if begun is not None:
             begun()
         began_s, began_cpu_s = time.monotonic(), cpu_s(side.pids)
-        await _closed_loop(crowd, side.publisher, window, seconds)
+        await closed_loop([crowd], side.publisher, window, seconds)
         return await _rate(crowd, side, began_s, began_cpu_s)
 
 
-async def _closed_loop(crowd: Crowd, publisher: Publisher, window: int, seconds: float) -> None:
-    await crowd.begin()
+async def closed_loop(
+    crowds: Sequence[Crowd], publisher: Publisher, window: int, seconds: float
+) -> int:
+    """Send a block whenever all crowds have had the last one; return how many changes went."""
+    for crowd in crowds:
+        await crowd.begin()
     until_s, sent = time.monotonic() + seconds, 0
     while time.monotonic() < until_s:
         await publisher.publish(window)
         sent += window
-        await crowd.wait_done(sent)
+        for crowd in crowds:
+            await crowd.wait_done(sent)
+    return sent
 
 
 async def pace(stage: Stage, side: Side, *, count: int, per_s: float, seconds: float) -> Rate:

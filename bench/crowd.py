@@ -32,7 +32,6 @@ class CrowdPlan:
         sends: What they send, one text a step.
         other: In the place of the last text, for every second one.
         ready: In the line with which a subscriber is ready; empty: the handshake.
-        header: One more of the request.
         at_once: The most that are not ready at once.
         stalled: How many stop reading when counting begins.
     """
@@ -43,7 +42,6 @@ class CrowdPlan:
     sends: Sequence[str] = ()
     other: str = ""
     ready: str = ""
-    header: str = ""
     at_once: int = 256
     stalled: int = 0
 
@@ -54,7 +52,7 @@ class CrowdPlan:
         words += ["-x", str(self.stalled)]
         for text in self.sends:
             words += ["-s", text]
-        for option, text in (("-a", self.other), ("-r", self.ready), ("-H", self.header)):
+        for option, text in (("-a", self.other), ("-r", self.ready)):
             if text:
                 words += [option, text]
         return words

@@ -27,15 +27,14 @@ async def steady_delays(plan: Plan) -> list[Row]:
         "ours": ours,
         "node ws": peers.node_ws,
         "nchan": peers.nchan,
-        "C, joining": partial(peers.limit, joins=True),
+        "C, joining": peers.limit,
     }
     rows = []
     async with raised() as stage:
         for per_s in PACES_PER_S:
             play = partial(_play, stage, plan.seconds, per_s)
             found: dict[str, list[Rate]] = await in_turn(stage, plan, sides, play)
-            if found["ours"]:
-                rows += _rows(per_s, found)
+            rows += _rows(per_s, found)
     return rows
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from bench.machine import cpu_s
 
+LAST_ANSWERS_S: Final = 30.0
 _HEAD_END: Final = b"\r\n\r\n"
 
 
@@ -25,8 +26,7 @@ class Answers:
 
     Attributes:
         count: Requests.
-        delays_s: Of each.
-        server_share: Of a core, that the server used.
+        delays_s: Of each, and of those that were under way at the end.
         seconds: How long it took.
         cpu_s: CPU seconds of the server.
     """
@@ -163,6 +163,10 @@ async def call(
             caller.is_over = True
         for future in failed:
             future.result()
-        await asyncio.gather(*ended)
+        done, _ = await asyncio.wait(ended, timeout=LAST_ANSWERS_S)
+        if len(done) < len(ended):
+            raise HttpLoadError(f"{len(ended) - len(done)} answers never came")
+        for future in done:
+            future.result()
         answers.count = count
     return answers

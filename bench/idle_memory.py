@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from bench.contest import in_turn, rest
 from bench.machine import allow_files
 from bench.peers import servers as peers
@@ -23,11 +21,10 @@ async def idle_connections(plan: Plan) -> list[Row]:
         async def play(side: Side) -> float:
             return await rest(stage, side, count=CONNECTIONS)
 
-        found = await in_turn(stage, plan, sides, partial(play))
+        found = await in_turn(stage, plan, sides, play)
     target = Target("value", TARGET_BYTES, at_least=False)
     what = f"memory per idle connection, {CONNECTIONS:,} of them"
     return [
         Row("F4", what, "bytes", found["ours"], name, found[name], target)
         for name in ("nchan", "uvicorn, naive")
-        if found["ours"]
     ]

@@ -95,8 +95,7 @@ class _WatchedNode(PinnedNode):
 
 @asynccontextmanager
 async def _watched(stage: Stage) -> AsyncIterator[tuple[Side, PauseFile]]:
-    urls = {"database_url": stage.postgres.url, "redis_url": stage.redis.url}
-    node = _WatchedNode(stage.new_folder("node"), urls, stage.cores)
+    node = _WatchedNode(stage.new_folder("node"), stage.urls, stage.cores)
     await asyncio.to_thread(node.pause_file.write_bytes, _LONGEST.pack(0.0))
     async with running(node):
         await stage.fill(node, {ZONE: USERS})

@@ -105,12 +105,6 @@ def rss_bytes(pids: Sequence[int]) -> int:
     return total
 
 
-def steal_s() -> float:
-    """Return the seconds that the hypervisor has taken from all cores."""
-    fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()
-    return int(fields[8]) / _TICKS_PER_S
-
-
 def describe() -> str:
     """Name the machine in a line."""
     model = "unknown processor"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
 import redis.asyncio
 
+from bench.contest import closed_loop
 from bench.crowd import gathered
 from bench.machine import cpu_s, family
 from bench.rows import Plan, Row, Target
-from bench.stage import ZONE, PinnedNode, Stage, our_crowd, raised
+from bench.stage import USERS, ZONE, PinnedNode, Stage, our_crowd, raised
 
 NODES: Final = (1, 2, 4)
 SUBSCRIBERS_EACH: Final = 500
@@ -44,7 +44,7 @@ async def several_nodes(plan: Plan) -> list[Row]:
             for count in NODES:
                 plan.say(f"{count} nodes, run {run + 1} of {plan.runs}")
                 async with stage.nodes(count) as nodes:
-                    await stage.fill(nodes[0], {ZONE: 10})
+                    await stage.fill(nodes[0], {ZONE: USERS})
                     found[count].append(await _run(stage, nodes, plan.seconds))
     alone = [run.deliveries_per_cpu_s for run in found[1]]
     rows = []
@@ -96,21 +96,10 @@ async def _run(stage: Stage, nodes: list[PinnedNode], seconds: float) -> _Run:
             for node in nodes
         ]
 
-        async def play(seconds: float) -> int:
-            for crowd in crowds:
-                await crowd.begin()
-            until_s, sent = time.monotonic() + seconds, 0
-            while time.monotonic() < until_s:
-                await publisher.publish(WINDOW)
-                sent += WINDOW
-                for crowd in crowds:
-                    await crowd.wait_done(sent)
-            return sent
-
-        await play(WARM_UP_S)
+        await closed_loop(crowds, publisher, WINDOW, WARM_UP_S)
         pids = [pid for node in nodes for pid in family(node.pid)]
         before_s, reads, heard = cpu_s(pids), await _reads(stage), await _heard(client)
-        sent = await play(seconds)
+        sent = await closed_loop(crowds, publisher, WINDOW, seconds)
         used_s = cpu_s(pids) - before_s
         messages = await _heard(client) - heard
         return _Run(

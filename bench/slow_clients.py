@@ -6,7 +6,6 @@ import asyncio
 import re
 import statistics
 import tempfile
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import uvloop
 
+from bench.machine import rss_bytes
 from db.migrate import upgrade
 from tests.faults.crowd import Reader, SseReader, WebSocketReader
 from tests.nodes import NodeProcess
@@ -68,7 +68,7 @@ class _Run:
     def __init__(self, node: NodeProcess, kind: Callable[..., Reader], figures: Figures) -> None:
         self._node = node
         self._figures = figures
-        self._sent_s: deque[float] = deque([0.0])
+        self._sent_s = [0.0]
         self._delays_s: list[float] | None = None
         self._rev = 0
         self._peak_bytes = 0
@@ -171,16 +171,16 @@ class _Run:
         for reader in self.slow:
             reader.release()
         try:
-            async with asyncio.timeout(CONVERGE_S):
-                await self._until(lambda: all(reader.rev == self._rev for reader in self._all()))
+            await self._until(lambda: all(reader.rev == self._rev for reader in self._all()))
         except TimeoutError:
             print(f"{sum(r.rev != self._rev for r in self._all())} clients are not up to date")
         self._figures.converged = sum(reader.rev == self._rev for reader in self.slow)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        # Of a thousand clients any may be the last one.
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(SAMPLE_S)
+        async with asyncio.timeout(CONVERGE_S):
+            # Of a thousand clients any may be the last one.
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(SAMPLE_S)
 
     # The node's figures
 
@@ -190,9 +190,7 @@ class _Run:
             await asyncio.sleep(SAMPLE_S)
 
     def _rss_bytes(self) -> int:
-        status = Path(f"/proc/{self._node.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+        return rss_bytes([self._node.pid])
 
     async def _closed_as_slow(self, http: httpx.AsyncClient) -> int:
         line = r'^zonecast_connections_closed_total\{.*"3008".*\} (\S+)'

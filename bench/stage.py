@@ -75,19 +75,23 @@ class Stage:
         """Make a folder for one server."""
         return self.scratch.new_folder(name)
 
+    @property
+    def urls(self) -> dict[str, str]:
+        """The settings that a node needs to be one of these servers' nodes."""
+        return {"database_url": self.postgres.url, "redis_url": self.redis.url}
+
     @asynccontextmanager
-    async def node(self, **settings: object) -> AsyncIterator[PinnedNode]:
-        """Run a node with default settings but for those given."""
-        urls = {"database_url": self.postgres.url, "redis_url": self.redis.url}
-        node = PinnedNode(self.new_folder("node"), {**urls, **settings}, self.cores)
+    async def node(self) -> AsyncIterator[PinnedNode]:
+        """Run a node with default settings."""
+        node = PinnedNode(self.new_folder("node"), self.urls, self.cores)
         async with running(node):
             yield node
 
     @asynccontextmanager
-    async def nodes(self, count: int, **settings: object) -> AsyncIterator[list[PinnedNode]]:
+    async def nodes(self, count: int) -> AsyncIterator[list[PinnedNode]]:
         """Run several."""
         async with AsyncExitStack() as stack:
-            yield [await stack.enter_async_context(self.node(**settings)) for _ in range(count)]
+            yield [await stack.enter_async_context(self.node()) for _ in range(count)]
 
     async def fill(self, node: NodeProcess, zones: Mapping[str, int]) -> None:
         """Make zones with so many users each, over HTTP; those that are there stay."""
@@ -116,11 +120,9 @@ class Stage:
         finally:
             await connection.close()
 
-    def publisher(
-        self, zone_id: str = ZONE, pad_bytes: int = 0
-    ) -> AbstractAsyncContextManager[BusPublisher]:
-        """Open a publisher that commits and sends over the bus."""
-        return bus_publisher(self.postgres.url, self.redis.url, zone_id, pad_bytes)
+    def publisher(self, pad_bytes: int = 0) -> AbstractAsyncContextManager[BusPublisher]:
+        """Open a publisher that commits changes of `ZONE` and sends them over the bus."""
+        return bus_publisher(self.postgres.url, self.redis.url, ZONE, pad_bytes)
 
 
 @asynccontextmanager
@@ -179,11 +181,9 @@ Opening = Callable[[Stage], AbstractAsyncContextManager[Side]]
 
 
 @asynccontextmanager
-async def ours(
-    stage: Stage, *, is_sse: bool = False, pad_bytes: int = 0, **settings: object
-) -> AsyncIterator[Side]:
-    """Run one node of ours, its settings the defaults but for those given, with a zone."""
-    async with stage.node(**settings) as node:
+async def ours(stage: Stage, *, is_sse: bool = False, pad_bytes: int = 0) -> AsyncIterator[Side]:
+    """Run one node of ours with a zone."""
+    async with stage.node() as node:
         await stage.fill(node, {ZONE: USERS})
         async with stage.publisher(pad_bytes=pad_bytes) as publisher:
             yield Side(family(node.pid), our_crowd(node.port, is_sse=is_sse), publisher)

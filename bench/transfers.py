@@ -37,13 +37,17 @@ _FILL_ZONES = """INSERT INTO zones (zone_id, name, attributes, created_at, updat
     SELECT 'z' || n, 'z' || n, '{}', now(), now() FROM generate_series(0, $1::int - 1) AS n"""
 
 
-def _movers(ids: Sequence[int], zones: int) -> list[Callable[[], bytes]]:
-    """Give each caller users of its own, moved in turn to a zone that is another one."""
+def _movers(where: dict[int, int], zones: int) -> list[Callable[[], bytes]]:
+    """Give each caller users of its own, moved in turn to a zone that is another one.
+
+    Args:
+        where: The number of each user's zone, by id; kept up to date.
+        zones: To so many.
+    """
     chances = random.Random(_SEED)  # noqa: S311 - no secret.
 
     def mover(mine: Sequence[int]) -> Callable[[], bytes]:
         turns = itertools.cycle(mine)
-        where = dict.fromkeys(mine, 0)
 
         def next_request() -> bytes:
             user_id = next(turns)
@@ -53,22 +57,23 @@ def _movers(ids: Sequence[int], zones: int) -> list[Callable[[], bytes]]:
 
         return next_request
 
+    ids = list(where)
     return [mover(ids[caller::CALLERS]) for caller in range(CALLERS)]
 
 
 async def single_transfers(plan: Plan) -> list[Row]:
     """F8: one transfer a request, 32 at a time, over 100 zones and over 2."""
     async with raised() as stage, stage.node() as node, _bare_update(stage) as peer:
-        ids = await _fill_ours(stage, node, max(SPREADS))
-        peer_ids = list(range(1, USERS + 1))
+        where = await _fill_ours(stage, node, max(SPREADS))
+        peer_where = {number: number % max(SPREADS) for number in range(1, USERS + 1)}
         found: dict[tuple[str, int], list[Answers]] = {}
         for run, spread in itertools.product(range(plan.runs), SPREADS):
-            sides = {"ours": (node, ids), "bare": (peer, peer_ids)}
-            for name, (server, user_ids) in sides.items():
+            sides = {"ours": (node, where), "bare": (peer, peer_where)}
+            for name, (server, places) in sides.items():
                 plan.say(f"{name}, {spread} zones, run {run + 1} of {plan.runs}")
                 answers = await call(
                     server.port,
-                    _movers(user_ids, spread),
+                    _movers(places, spread),
                     seconds=plan.seconds,
                     pids=family(server.pid),
                 )
@@ -100,16 +105,16 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
     bulk, single = [], []
     async with raised() as stage, stage.node() as node:
         zones = max(SPREADS)
-        ids = await _fill_ours(stage, node, zones)
+        where = await _fill_ours(stage, node, zones)
         pids = family(node.pid)
         for run in range(plan.runs):
             plan.say(f"bulk, run {run + 1} of {plan.runs}")
             answers = await call(
-                node.port, [_bulk_mover(ids, zones)], seconds=plan.seconds, pids=pids
+                node.port, [_bulk_mover(where, zones)], seconds=plan.seconds, pids=pids
             )
             bulk.append(answers.per_s * BULK_MOVES)
             plan.say(f"single, run {run + 1} of {plan.runs}")
-            answers = await call(node.port, _movers(ids, zones), seconds=plan.seconds, pids=pids)
+            answers = await call(node.port, _movers(where, zones), seconds=plan.seconds, pids=pids)
             single.append(answers.per_s)
     return [
         Row(
@@ -124,26 +129,23 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
     ]
 
 
-def _bulk_mover(ids: Sequence[int], zones: int) -> Callable[[], bytes]:
-    shifts = itertools.count(1)
+def _bulk_mover(where: dict[int, int], zones: int) -> Callable[[], bytes]:
+    ids = list(where)[:BULK_MOVES]
 
     def next_request() -> bytes:
-        shift = next(shifts)
-        moves = [
-            {"user_id": user_id, "zone_id": f"z{(number + shift) % zones}"}
-            for number, user_id in enumerate(ids[:BULK_MOVES])
-        ]
+        where.update({user_id: (where[user_id] + 1) % zones for user_id in ids})
+        moves = [{"user_id": user_id, "zone_id": f"z{where[user_id]}"} for user_id in ids]
         return request("POST", "/transfers", json.dumps({"transfers": moves}).encode())
 
     return next_request
 
 
-async def _fill_ours(stage: Stage, node: PinnedNode, zones: int) -> list[int]:
-    """Make zones and users over HTTP; return the users' ids."""
+async def _fill_ours(stage: Stage, node: PinnedNode, zones: int) -> dict[int, int]:
+    """Make zones and users over HTTP; return the number of each user's zone, by id."""
     await stage.fill(node, {f"z{zone}": USERS // zones for zone in range(zones)})
     async with stage.connection() as connection:
-        rows = await connection.fetch("SELECT id FROM users ORDER BY id")
-    return [row["id"] for row in rows]
+        rows = await connection.fetch("SELECT id, zone_id FROM users ORDER BY id")
+    return {row["id"]: int(row["zone_id"].removeprefix("z")) for row in rows}
 
 
 @asynccontextmanager

@@ -1,21 +1,21 @@
 /* A crowd of subscribers on loopback: one thread, one epoll. Counts what each was told.
  *
- *   crowd -p PORT -n COUNT [-k ws|sse] [-u PATH] [-s TEXT]... [-a TEXT] [-r TEXT] [-m TEXT]
- *         [-c N] [-x N] [-H HEADER]
+ *   crowd -p PORT -n COUNT [-k ws|sse] [-u PATH] [-s TEXT]... [-a TEXT] [-r TEXT]
+ *         [-c N] [-x N]
  *
  *   -s TEXT  sent when connected; a second one when the first line of an answer has come; in it
  *            `%d` stands for the subscriber's number, from 0
  *   -a TEXT  in the place of the last -s, for every second subscriber
  *   -r TEXT  in the line or event with which a subscriber is ready; none: the handshake
- *   -m TEXT  in a line or event that counts as a delivery (default "t":); a number behind it is
- *            when it was sent, nanoseconds of CLOCK_MONOTONIC
  *   -c N     most subscribers that are not ready at once (default 256)
  *   -x N     so many subscribers stop reading when `begin` comes, and don't count
- *   -H TEXT  one more header of the request
+ *
+ * A line or event with `"t":` in it counts as a delivery; the number behind is when it was sent,
+ * nanoseconds of CLOCK_MONOTONIC.
  *
  * It says `ready {...}` once all are ready, `done K T` whenever everybody has had K deliveries
  * (T: when, nanoseconds), `report {...}` when asked to, and `failed WHY` before it gives up.
- * It is told `begin` (count from now on), `report`, `quit`, a line each.
+ * It is told `begin` (count from now on) and `report`, a line each.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,6 +35,7 @@
 #define ANSWER_MAX 2048
 #define RING 65536 /* Deliveries that the fastest may be ahead of the slowest. */
 #define STEPS 2
+#define MARK "\"t\":"
 #define STDIN_TAG UINT64_MAX
 
 enum { CONNECTING, SHAKING, OPEN, GONE };
@@ -50,9 +51,9 @@ typedef struct {
 
 static struct {
   int port, count, at_once, stalled, is_sse;
-  const char *path, *steps[STEPS], *other, *ready, *mark, *header;
+  const char *path, *steps[STEPS], *other, *ready;
   int step_count;
-} options = {.count = 1000, .at_once = 256, .path = "/", .mark = "\"t\":", .header = ""};
+} options = {.count = 1000, .at_once = 256, .path = "/"};
 
 static subscriber *crowd;
 static int epoll, started, ready_count, counting, is_counted;
@@ -102,7 +103,7 @@ static void next_step(subscriber *s) {
 
 static void become_ready(subscriber *s) {
   s->is_ready = 1;
-  s->in.mark = options.mark;
+  s->in.mark = MARK;
   ready_count++;
   note(&readiness, now_ns() - began_ns);
 }
@@ -154,7 +155,7 @@ static void start(void) {
   if (connect(s->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
     give_up("connect: ", strerror(errno));
   s->in.is_sse = (uint8_t)options.is_sse;
-  s->in.mark = options.ready ? options.ready : options.mark;
+  s->in.mark = options.ready ? options.ready : MARK;
   s->answer = malloc(ANSWER_MAX);
   if (!s->answer) give_up("no memory", "");
   watch(s->fd, EPOLLOUT, (uint64_t)started++, EPOLL_CTL_ADD);
@@ -165,9 +166,8 @@ static void ask(subscriber *s) {
   const char *upgrade =
       "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-  int length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s%s%s\r\n",
-                        options.path, options.port, options.is_sse ? "Accept: text/event-stream\r\n" : upgrade,
-                        options.header, *options.header ? "\r\n" : "");
+  int length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n",
+                        options.path, options.port, options.is_sse ? "Accept: text/event-stream\r\n" : upgrade);
   if (send(s->fd, request, (size_t)length, MSG_NOSIGNAL) != length) give_up("a request was not taken", "");
   s->phase = SHAKING;
   watch(s->fd, EPOLLIN, (uint64_t)(s - crowd), EPOLL_CTL_MOD);
@@ -252,7 +252,6 @@ static void obey(void) {
   for (char *word = strtok(text, "\n"); word; word = strtok(NULL, "\n")) {
     if (!strcmp(word, "begin")) begin();
     if (!strcmp(word, "report")) report();
-    if (!strcmp(word, "quit")) exit(0);
   }
 }
 
@@ -292,7 +291,7 @@ static void turn(void) {
 
 static void read_options(int count, char **words) {
   int option;
-  while ((option = getopt(count, words, "p:n:k:u:s:a:r:m:c:x:H:")) > 0) switch (option) {
+  while ((option = getopt(count, words, "p:n:k:u:s:a:r:c:x:")) > 0) switch (option) {
       case 'p': options.port = atoi(optarg); break;
       case 'n': options.count = atoi(optarg); break;
       case 'k': options.is_sse = !strcmp(optarg, "sse"); break;
@@ -303,14 +302,11 @@ static void read_options(int count, char **words) {
         break;
       case 'a': options.other = optarg; break;
       case 'r': options.ready = optarg; break;
-      case 'm': options.mark = optarg; break;
       case 'c': options.at_once = atoi(optarg); break;
       case 'x': options.stalled = atoi(optarg); break;
-      case 'H': options.header = optarg; break;
       default: exit(2);
     }
-  if (strlen(options.mark) >= MARK_MAX || (options.ready && strlen(options.ready) >= MARK_MAX) || !*options.mark)
-    give_up("a mark is empty or too long", "");
+  if (options.ready && strlen(options.ready) >= MARK_MAX) give_up("-r is too long", "");
   if (options.count < 1 || options.stalled >= options.count) give_up("nobody would count", "");
 }
 

@@ -1,11 +1,11 @@
 /* What the kernel lets a fan-out have: lines come in on one port, leave as WebSocket messages.
  *
- *   limit -p PORT -i PORT [-j]
+ *   limit -p PORT -i PORT
  *
  *   -p  where subscribers connect; whatever they say is ignored
  *   -i  where one publisher connects and sends lines
- *   -j  join all lines of one turn of the loop in one send; else each line is sent by itself
  *
+ * All lines of one turn of the loop are joined in one send.
  * It keeps no promise: no handshake is checked, no ping sent, nobody is ever told what it missed.
  */
 #define _GNU_SOURCE
@@ -35,7 +35,7 @@ typedef struct {
 } subscriber;
 
 static subscriber subscribers[SUBSCRIBERS_MAX];
-static int count, epoll, publisher = -1, joins;
+static int count, epoll, publisher = -1;
 static char input[INPUT_MAX], frames[INPUT_MAX * 2];
 static size_t input_length;
 
@@ -134,10 +134,6 @@ static void publish(void) {
   size_t ready = 0;
   while (line < end && (newline = memchr(line, '\n', (size_t)(end - line)))) {
     ready += put_frame(frames + ready, line, (size_t)(newline - line));
-    if (!joins) {
-      for (int i = 0; i < count; i++) send_to(i, frames, ready);
-      ready = 0;
-    }
     line = newline + 1;
   }
   for (int i = 0; ready && i < count; i++) send_to(i, frames, ready);
@@ -147,10 +143,9 @@ static void publish(void) {
 
 int main(int words, char **word) {
   int option, port = 0, input_port = 0;
-  while ((option = getopt(words, word, "p:i:j")) > 0) {
+  while ((option = getopt(words, word, "p:i:")) > 0) {
     if (option == 'p') port = atoi(optarg);
     if (option == 'i') input_port = atoi(optarg);
-    if (option == 'j') joins = 1;
   }
   epoll = epoll_create1(0);
   int door = open_door(port, SUBSCRIBERS_DOOR), back_door = open_door(input_port, PUBLISHER_DOOR);

@@ -103,12 +103,11 @@ async def _fed_by_lines(
 
 
 @asynccontextmanager
-async def limit(stage: Stage, *, joins: bool) -> AsyncIterator[Side]:
+async def limit(stage: Stage) -> AsyncIterator[Side]:
     """Run what the kernel lets a fan-out have: our own C program without any promise."""
     program = str(await asyncio.to_thread(compiled, "limit", stage.folder))
-    flags = ["-j"] if joins else []
     async with _fed_by_lines(
-        stage, lambda port, lines: [program, "-p", str(port), "-i", str(lines), *flags], _sockets
+        stage, lambda port, lines: [program, "-p", str(port), "-i", str(lines)], _sockets
     ) as side:
         yield side
 
