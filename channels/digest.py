@@ -56,6 +56,11 @@ class DigestAt:
     digest: str
     from_replica: bool
 
+    @classmethod
+    def of_state(cls, state: ChannelState) -> DigestAt:
+        """Digest what was read from the database."""
+        return cls(state.channel, state.position, digest_state(state), from_replica=False)
+
     @property
     def count(self) -> int:
         """How many users there were, or zones in the directory."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
 from channels.changes import Change, ChangePage, ChannelState
-from channels.digest import DigestAt, digest_state
+from channels.digest import DigestAt
 from channels.followed import Followed
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
@@ -267,19 +267,9 @@ class Feed:
             UnknownChannelError: there is no such channel.
             UnavailableError: the database cannot be asked.
         """
-        if self.follower.current(channel) is not None:
-            followed = await self.follower.acquire(channel)
-            try:
-                replica = followed.replica
-                if replica is not None and (
-                    minimum is None
-                    or await self.follower.reach(
-                        followed, minimum, self._config.min_position_wait_s
-                    )
-                ):
-                    return Snapshot(replica.position, replica.snapshot())
-            finally:
-                self.follower.release(channel)
+        async with self._held_at(channel, minimum) as replica:
+            if replica is not None:
+                return Snapshot(replica.position, replica.snapshot())
         state = await self.read_state(channel)
         return Snapshot(state.position, encode_state(state))
 
@@ -295,19 +285,22 @@ class Feed:
 
         At `minimum` or later where that exists. Cancel-safe. Raises as `snapshot`.
         """
-        if self.follower.current(channel) is not None:
-            asked_s = asyncio.get_running_loop().time()
-            followed = await self.follower.acquire(channel)
-            try:
-                if minimum is not None:
-                    await self.minima.meet(followed, minimum, asked_s)
-                replica = followed.replica
-                if replica is not None and not followed.is_gone:
-                    return DigestAt(channel, replica.position, replica.digest(), from_replica=True)
-            finally:
-                self.follower.release(channel)
-        state = await self.read_state(channel)
-        return DigestAt(channel, state.position, digest_state(state), from_replica=False)
+        async with self._held_at(channel, minimum) as replica:
+            if replica is not None:
+                return DigestAt(channel, replica.position, replica.digest(), from_replica=True)
+        return DigestAt.of_state(await self.read_state(channel))
+
+    @contextlib.asynccontextmanager
+    async def _held_at(
+        self, channel: str, minimum: Position | None
+    ) -> AsyncIterator[Replica | None]:
+        """Hold this node's replica at `minimum` or later; `None`: it has none."""
+        if self.follower.current(channel) is None:
+            yield None
+            return
+        asked_s = asyncio.get_running_loop().time()
+        async with self.minima.held_at(channel, minimum, asked_s) as followed:
+            yield None if followed.is_gone else followed.replica
 
     async def history(self, channel: str, since_rev: int, limit: int) -> ChangePage:
         """Return retained changes from the database. Raises as `snapshot`."""

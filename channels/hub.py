@@ -261,7 +261,7 @@ class Hub:
         positions = {
             channel: self._replicas[channel].position for channel in self._channels[subscriber]
         }
-        for change in reversed([*self._held.pop(subscriber, ()), *undelivered]):
+        for change in reversed(undelivered):
             positions[change.channel] = Position(change.epoch, change.rev - 1)
         self._slow[subscriber] = positions
         self._slow_since_s[subscriber] = self._monotonic_s()

@@ -34,7 +34,9 @@ class Minima:
         return replica is not None and replica.position.covers(minimum)
 
     @contextlib.asynccontextmanager
-    async def held_at(self, channel: str, minimum: Position, asked_s: float) -> AsyncIterator[None]:
+    async def held_at(
+        self, channel: str, minimum: Position | None, asked_s: float
+    ) -> AsyncIterator[Followed]:
         """Follow a channel for the time of a block, which begins when `meet` is done.
 
         Cancel-safe.
@@ -45,8 +47,9 @@ class Minima:
         """
         followed = await self._follower.acquire(channel)
         try:
-            await self.meet(followed, minimum, asked_s)
-            yield
+            if minimum is not None:
+                await self.meet(followed, minimum, asked_s)
+            yield followed
         finally:
             self._follower.release(channel)
 

@@ -14,13 +14,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
-from sqlalchemy import URL, make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL, make_url
 
 from db import sqlite
+from db.advisory_lock import advisory_lock
 from db.errors import DatabaseError
-from db.translation import driver_errors
 
 _LOCK_KEY: Final = 0x5A6F_6E65_4E6F_6465
 """The advisory lock that nodes hold while they serve: "ZoneNode" in ASCII."""
@@ -57,24 +55,10 @@ async def occupy(url: str, *, shares_bus: bool) -> AsyncIterator[None]:
         finally:
             await asyncio.to_thread(lock.close)
         return
-    engine = create_async_engine(
-        url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"timeout": 10}
-    )
-    function = "pg_try_advisory_lock_shared" if shares_bus else "pg_try_advisory_lock"
-    try:
-        with driver_errors():
-            connection = await engine.connect()
-        try:
-            with driver_errors():
-                got = await connection.scalar(text(f"SELECT {function}(:key)"), {"key": _LOCK_KEY})
-            if not got:
-                raise OccupiedError(_refusal(shares_bus=shares_bus))
-            yield
-        finally:
-            with driver_errors():
-                await connection.close()
-    finally:
-        await engine.dispose()
+    async with advisory_lock(url, _LOCK_KEY, is_shared=shares_bus) as got:
+        if not got:
+            raise OccupiedError(_refusal(shares_bus=shares_bus))
+        yield
 
 
 def _lock_beside(url: URL) -> TextIO:

@@ -18,10 +18,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from db import heads
+from db.advisory_lock import advisory_lock
 from db.engine import Database
 from db.errors import ConflictError, RowsLockedError
 from db.translation import driver_errors
@@ -164,26 +163,10 @@ class Retention:
         if self._database.dialect == "sqlite":
             yield True
             return
-        engine = create_async_engine(
-            self._database.engine.url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": self._database.config.connect_timeout_s},
-        )
-        try:
-            with driver_errors():
-                connection = await engine.connect()
-            try:
-                with driver_errors():
-                    got = await connection.scalar(
-                        text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}
-                    )
-                yield bool(got)
-            finally:
-                with driver_errors():
-                    await connection.close()
-        finally:
-            await engine.dispose()
+        timeout_s = self._database.config.connect_timeout_s
+        url = self._database.engine.url
+        async with advisory_lock(url, _LOCK_KEY, connect_timeout_s=timeout_s) as got:
+            yield got
 
     async def _look(self, after: str, before: datetime) -> tuple[int, list[_Due], str | None]:
         """Find what is due among the heads after one, in the order of channels.

@@ -8,11 +8,10 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
-import httpx
 import typer
 from alembic.util import CommandError as MigrationError
 from rich.console import Console
@@ -25,9 +24,10 @@ from db.engine import Database
 from db.epochs import renew_epochs
 from db.errors import DatabaseError
 from db.retention import PruneReport, Retention
+from realtime.addresses import DEFAULT_URL, check_url
 from realtime.app import database_config, occupied, retention_config
 from realtime.logs import configure_logging, mask_text
-from realtime.prune_display import PruneDisplay, prune_summary
+from realtime.prune_display import prune_progress, prune_summary
 from realtime.replay import Replay, ReplayOptions
 from realtime.replay_api import ReplayError
 from realtime.replay_display import ReplayDisplay, summary
@@ -49,7 +49,6 @@ DatabaseOption = Annotated[
 ]
 Zones = Annotated[list[str], typer.Argument(help="Zone ids.", metavar="ZONE...")]
 
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 app = typer.Typer(
     help="Who is in which zone, true on every screen that watches.",
@@ -201,16 +200,16 @@ def prune(
         retention_max_age_s=max_age_s,
     )
 
-    async def run(display: PruneDisplay) -> PruneReport | None:
+    async def run(progressed: Callable[[PruneReport], None]) -> PruneReport | None:
         database = Database(database_config(settings))
         try:
             retention = Retention(database, retention_config(settings))
-            return await retention.prune(display.progressed)
+            return await retention.prune(progressed)
         finally:
             await database.close()
 
-    with PruneDisplay(Console(stderr=True)) as display:
-        report = asyncio.run(run(display))
+    with prune_progress(Console(stderr=True)) as progressed:
+        report = asyncio.run(run(progressed))
     if report is None:
         raise CommandError("another process is pruning this database; try again later")
     typer.echo(prune_summary(report))
@@ -239,7 +238,7 @@ def replay(
     factor = _read_speed(speed)
     if batch_window is None:
         batch_window = 0.0 if factor else MAX_WINDOW_S
-    _check_url(url)
+    check_url(url)
     options = ReplayOptions(url, factor, batch_window, strict)
     with ReplayDisplay(Console(stderr=True), file.name) as display:
         replaying = Replay(file, options, warn=display.warn, progressed=display.progressed)
@@ -261,16 +260,6 @@ def _read_speed(text: str) -> float:
     return factor
 
 
-def _check_url(url: str) -> None:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    is_port = parsed.port is None or 0 < parsed.port < 65_536
-    if parsed.scheme not in {"http", "https"} or not parsed.host or not is_port:
-        raise typer.BadParameter(f"not an address like {DEFAULT_URL}: {url}", param_hint="--url")
-
-
 @app.command()
 def watch(
     zones: Zones,
@@ -283,7 +272,7 @@ def watch(
     for zone_id in zones:
         if not is_zone_id(zone_id):
             raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="ZONE")
-    _check_url(url)
+    check_url(url)
     console = Console()
     if json or not console.is_terminal:
         asyncio.run(watch_json(url, zones, _write_line))

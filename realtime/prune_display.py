@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from db.retention import PruneReport
 
 
-class PruneDisplay:
-    """The progress bar over the channels; without a terminal there is none.
+@contextmanager
+def prune_progress(console: Console) -> Iterator[Callable[[PruneReport], None]]:
+    """Show a bar over the channels, moved by what is yielded; without a terminal there is none."""
+    with Progress(
+        TextColumn("pruning"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("channels, {task.fields[changes]} changes deleted"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=None, changes=0)
 
-    Args:
-        console: Where it is shown.
-    """
+        def progressed(report: PruneReport) -> None:
+            total = max(report.heads, report.seen)
+            progress.update(task, total=total, completed=report.seen, changes=report.changes)
 
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("pruning"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("channels, {task.fields[changes]} changes deleted"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID = self._progress.add_task("", total=None, changes=0)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def progressed(self, report: PruneReport) -> None:
-        """Show how far it is."""
-        total = max(report.heads, report.seen)
-        self._progress.update(
-            self._task, total=total, completed=report.seen, changes=report.changes
-        )
+        yield progressed
 
 
 def prune_summary(report: PruneReport) -> str:

@@ -51,6 +51,13 @@ class ProblemAnswerError(ReplayError):
         return self.status in _TEMPORARY or (self.status == 409 and self.kind == "conflict")
 
 
+def http_client(url: str) -> httpx.AsyncClient:
+    """Build a client of a service; proxies of the environment are not for this machine."""
+    return httpx.AsyncClient(
+        base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=not is_loopback(url)
+    )
+
+
 class ReplayApi:
     """What a replay asks of the service.
 
@@ -62,9 +69,7 @@ class ReplayApi:
     def __init__(self, url: str, give_up_after_s: float) -> None:
         self._give_up_after_s = give_up_after_s
         self._url = url
-        self._client = httpx.AsyncClient(
-            base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=not is_loopback(url)
-        )
+        self._client = http_client(url)
         self._is_reached = False
 
     async def __aenter__(self) -> Self:

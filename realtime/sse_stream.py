@@ -268,10 +268,6 @@ class SseStream:
         if len(self._listed) >= self._settings.max_subscriptions_per_connection:
             self._end(ABORTED)
 
-    @property
-    def _shown(self) -> set[str]:
-        return {zone_id for name in self._attached if (zone_id := zone_id_of(name)) is not None}
-
     def _want(self, zone_id: str) -> None:
         channel = zone_channel(zone_id)
         if channel not in self._attached:
@@ -326,7 +322,7 @@ class SseStream:
 
     def _write_status(self) -> None:
         # A directory that lags behind a zone made again must not take it from who has its state.
-        self._kept = self._shown - self._listed
+        self._kept = set(filter(None, map(zone_id_of, self._attached))) - self._listed
         zone_ids = self._listed | self._kept if self._takes_all else None
         since_ms = self._feed.stale_since_ms
         self._mailbox.put(sse_codec.status(since_ms=since_ms, zone_ids=zone_ids))

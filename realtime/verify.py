@@ -13,6 +13,7 @@ from channels.changes import ChannelState
 from channels.digest import digest_state
 from channels.events import User
 from channels.positions import Position
+from realtime.replay_api import http_client
 from realtime.verify_api import DigestBody, TooLargeError, VerifyApi
 from realtime.verify_view import LIMIT_EXCEEDED, VerifyError, ViewClient, ZoneView, view_client
 from realtime.watched_zone import SnapshotBody
@@ -132,7 +133,7 @@ class Verification:
         try:
             async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
                 for url in self._urls:
-                    api = await stack.enter_async_context(VerifyApi(url))
+                    api = VerifyApi(url, await stack.enter_async_context(http_client(url)))
                     client = await stack.enter_async_context(view_client(url, tasks))
                     self._places.append(_Place(api, client))
                 zone_ids = self._zone_ids or await self._places[0].api.list_zones()

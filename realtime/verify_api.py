@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 
 from channels.positions import Position
-from realtime.replay_api import PAGE_ROWS, REQUEST_TIMEOUT_S, ProblemAnswerError
+from realtime.replay_api import PAGE_ROWS, ProblemAnswerError
 from realtime.verify_view import VerifyError
-from realtime.watch_stream import is_loopback
 from realtime.watched_zone import SnapshotBody
 
 MAX_TRIES: Final = 4
@@ -57,24 +55,12 @@ class VerifyApi:
 
     Args:
         url: The node's address.
+        client: Made for it, and closed by who made it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self.url = url
-        self._client = httpx.AsyncClient(
-            base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=not is_loopback(url)
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._client.aclose()
+        self._client = client
 
     async def list_zones(self) -> list[str]:
         """Read the ids of all zones, page by page."""

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from typing import Annotated, Any, Final
 
-import httpx
 import msgspec
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from channels.events import User
 from channels.names import is_zone_id
+from realtime.addresses import DEFAULT_URL, check_url
 from realtime.logs import mask_text
 from realtime.verify import Divergence, UserDifference, Verification, VerifyReport
 from realtime.verify_view import VerifyError
@@ -21,7 +21,6 @@ from realtime.verify_view import VerifyError
 EQUAL: Final = 0
 DIFFERENT: Final = 1
 UNANSWERED: Final = 2
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
 REMEDY: Final = "zonecast resync"
 
 
@@ -46,7 +45,7 @@ def verify(
         if not is_zone_id(zone_id):
             raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="--zone")
     for given in urls:
-        _check_url(given)
+        check_url(given)
     try:
         report = asyncio.run(_run(urls, zone_ids))
     except VerifyError as error:
@@ -57,16 +56,6 @@ def verify(
     else:
         sys.stdout.write("\n".join(lines_of(report)) + "\n")
     raise typer.Exit(exit_code(report))
-
-
-def _check_url(url: str) -> None:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    is_port = parsed.port is None or 0 < parsed.port < 65_536
-    if parsed.scheme not in {"http", "https"} or not parsed.host or not is_port:
-        raise typer.BadParameter(f"not an address like {DEFAULT_URL}: {url}", param_hint="--url")
 
 
 async def _run(urls: list[str], zone_ids: list[str]) -> VerifyReport:

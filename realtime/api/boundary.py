@@ -24,6 +24,7 @@ class Boundary:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._log = structlog.stdlib.get_logger("zonecast.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of the server."""
@@ -31,7 +32,6 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        log = structlog.stdlib.get_logger("zonecast.http")
         try:
             exchange.check_declared()
             await self._app(scope, exchange.receive, exchange.send)
@@ -44,12 +44,12 @@ class Boundary:
             if not node_of(Request(scope)).connections.closing:
                 raise
             # The server cancels what outlasts its bound, and would log it as a fault of ours.
-            log.warning("request dropped", method=scope["method"], path=scope["path"])
+            self._log.warning("request dropped", method=scope["method"], path=scope["path"])
             if not exchange.started:
                 detail = "the node stopped; whether a write was done is not known"
                 await problem_response(Kind.TIMEOUT, detail)(scope, receive, exchange.send)
         except Exception:
-            log.exception("request failed", method=scope["method"], path=scope["path"])
+            self._log.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.started:
                 # Only the server can make a truncated answer look like one: it drops the line.
                 raise

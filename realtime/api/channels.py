@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Query, Request, Response
 
 from channels.changes import Change, ChangePage
-from channels.digest import DigestAt, digest_state
+from channels.digest import DigestAt
 from channels.feed import UnknownChannelError
 from channels.names import zone_channel
 from channels.ports import UnavailableError
@@ -94,8 +94,7 @@ async def read_digest(
     if source is None:
         found = await node.feed.digest(channel, minimum)
     else:
-        state = await node.feed.read_state(channel)
-        found = DigestAt(channel, state.position, digest_state(state), from_replica=False)
+        found = DigestAt.of_state(await node.feed.read_state(channel))
     if not found.from_replica:
         return json_response(found.document())
     return tagged_response(request, encode(found.document()), found.position)

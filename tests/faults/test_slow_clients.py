@@ -35,6 +35,11 @@ KERNEL_BYTES = 300_000
 FIXED_BYTES = 60_000_000
 """What a node's memory may grow by for other reasons: its replicas, the log, fragments."""
 
+ENDS_WITHIN_S = 50.0
+"""Less than pytest's own timeout, which stops the loop or whatever task runs just then: by this
+bound a test that hangs fails, and takes down what it started.
+"""
+
 SUBSCRIPTIONS = "zonecast_subscriptions"
 
 SETTINGS: dict[str, object] = {
@@ -111,8 +116,8 @@ async def serving(url: str, folder: Path, **settings: object) -> AsyncIterator[S
 
 @asynccontextmanager
 async def watching(fast: Sequence[Reader], slow: Sequence[Reader]) -> AsyncIterator[None]:
-    """Let readers watch until the body ends."""
-    async with asyncio.TaskGroup() as tasks:
+    """Let readers watch until the body ends, for a bounded time."""
+    async with asyncio.timeout(ENDS_WITHIN_S), asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(reader.run()) for reader in fast]
         running += [tasks.create_task(reader.run(slow=True)) for reader in slow]
         await until(lambda: all(reader.rev >= 0 for reader in [*fast, *slow]))
@@ -252,7 +257,7 @@ async def test_official_sdks_that_did_not_read_converge(
         def choose() -> Target:
             return Target("node-1", service.port)
 
-        async with AsyncExitStack() as stack:
+        async with asyncio.timeout(ENDS_WITHIN_S), AsyncExitStack() as stack:
             process = await stack.enter_async_context(running_javascript(node))
             watchers: list[Watcher] = []
             for number in range(2):

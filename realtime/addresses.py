@@ -1,0 +1,25 @@
+"""Addresses of a running service, as options of the command line have them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httpx
+import typer
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+
+
+def check_url(url: str) -> None:
+    """Refuse what is no address of a service.
+
+    Raises:
+        BadParameter: it isn't `http://host[:port]`, or with `https`.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    is_port = parsed.port is None or 0 < parsed.port < 65_536
+    if parsed.scheme not in {"http", "https"} or not parsed.host or not is_port:
+        raise typer.BadParameter(f"not an address like {DEFAULT_URL}: {url}", param_hint="--url")
