@@ -16,6 +16,7 @@ class CacheConfig:
         ttl_s: How long a copy lives at most, in Redis and near.
         command_timeout_s: The longest wait for Redis.
         retry_after_s: How long a Redis that failed is left alone; by readers, three times as long.
+        is_cluster: Whether Redis is a cluster, where notices go over sharded pub/sub.
         max_loads: How often one read asks the database anew because a commit came between.
     """
 
@@ -23,6 +24,7 @@ class CacheConfig:
     ttl_s: float = 300.0
     command_timeout_s: float = 0.5
     retry_after_s: float = 1.0
+    is_cluster: bool = False
     max_loads: int = 3
 
 

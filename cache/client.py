@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -14,7 +14,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cache.redis_url import parse_redis_url
+from cache.cluster import ClusterDirectory, OwnerClient, OwnerPool
+from cache.cluster_map import notice_key
+from cache.redis_url import ServerAddress, parse_redis_url
 from cache.sentinel import MasterDirectory, MasterPool, is_demoted
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
@@ -49,6 +51,11 @@ class RedisConfig:
         """The server as logs may name it, without user and password."""
         return parse_redis_url(self.url).address
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the servers share the keys, and sharded pub/sub is spoken."""
+        return bool(parse_redis_url(self.url).seeds)
+
 
 class SubscriberConnection(Protocol):
     """One connection for pub/sub: redis-py's own, seen through the few methods used here.
@@ -76,18 +83,38 @@ class SubscriberConnection(Protocol):
 class Connector:
     """Connects to one Redis; where Sentinels name its master, all connections go to that one.
 
+    On a cluster, clients for commands go to who owns the users dict; for anything else there is
+    a connector `at` each master.
+
     One is shared by bus and cache of a node: what the bus raised on one server the cache must
     not read on another.
 
     Attributes:
         config: The server and the bounds.
+        address: The server as logs may name it.
+        cluster: Knows the masters of a cluster; `None`: it is none.
     """
 
-    def __init__(self, config: RedisConfig) -> None:
-        """Build a connector; nothing is connected before it is used."""
+    def __init__(self, config: RedisConfig, *, at: ServerAddress | None = None) -> None:
+        """Build a connector; nothing is connected before it is used.
+
+        Args:
+            config: The server and the bounds.
+            at: One server of the cluster, for connections to that one only.
+        """
         self.config = config
         self._url = parse_redis_url(config.url)
+        if at is not None:
+            options = {**self._url.options, "host": at[0], "port": at[1]}
+            address = f"{at[0]}:{at[1]} of the cluster"
+            self._url = replace(self._url, options=options, address=address, seeds=())
+        self.address = self._url.address
         self._directory = self._build_directory() if self._url.sentinels else None
+        self.cluster = self._build_cluster() if self._url.seeds else None
+
+    def at(self, address: ServerAddress) -> Connector:
+        """Return a connector to one server of the cluster, with the same options and bounds."""
+        return Connector(self.config, at=address)
 
     def create_client(self, *, name: str, max_connections: int) -> Redis:
         """Build a client for commands; it connects at its first command.
@@ -98,6 +125,10 @@ class Connector:
             name: What the server's CLIENT LIST shows; no spaces.
             max_connections: More commands at a time than these wait, bounded.
         """
+        if self.cluster is not None:
+            key = notice_key(self.config.key_prefix)
+            pool = OwnerPool(self.cluster, key, self._pool_options(name, max_connections))
+            return OwnerClient(pool, self.cluster)
         return Redis.from_pool(self._create_pool(name, max_connections))
 
     def create_subscriber(self, *, name: str) -> SubscriberConnection:
@@ -129,14 +160,23 @@ class Connector:
             self._url.sentinels, options, master=self._url.master, ask_timeout_s=share_s
         )
 
-    def _create_pool(self, name: str, max_connections: int) -> BlockingConnectionPool:
+    def _build_cluster(self) -> ClusterDirectory:
+        options = {**self._url.options, **self._bounds("zonecast")}
+        return ClusterDirectory(
+            self._url.seeds, options, ask_timeout_s=self.config.connect_timeout_s
+        )
+
+    def _pool_options(self, name: str, max_connections: int) -> dict[str, Any]:
         # A URL's query could otherwise lift the bounds.
-        options = {
+        return {
             **self._url.options,
             **self._bounds(name),
             "max_connections": max_connections,
             "timeout": self.config.command_timeout_s,
         }
+
+    def _create_pool(self, name: str, max_connections: int) -> BlockingConnectionPool:
+        options = self._pool_options(name, max_connections)
         if self._directory is None:
             return BlockingConnectionPool(**options)
         tls = options.pop("connection_class", None) is SSLConnection

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from cache.bus_config import BusKeys
 from cache.client import REDIS_ERRORS, reason_of
+from cache.cluster_map import notice_key
 from cache.invalidation import UsersDictKeys
 from cache.users_dict import HEADER_RANGE
 
@@ -66,12 +67,23 @@ class FencedStore:
     """
 
     def __init__(
-        self, redis: Redis, key_prefix: str, *, command_timeout_s: float, retry_after_s: float
+        self,
+        redis: Redis,
+        key_prefix: str,
+        *,
+        command_timeout_s: float,
+        retry_after_s: float,
+        is_cluster: bool = False,
     ) -> None:
         self._redis = redis
         self._keys = UsersDictKeys.of_prefix(key_prefix)
         self._both = (self._keys.fence, self._keys.value)
-        self._notice_key = BusKeys.of_node(key_prefix, "").all_nodes
+        # Without a node's name all nodes take it for another's.
+        self._notice = (
+            ("SPUBLISH", notice_key(key_prefix), "users -")
+            if is_cluster
+            else ("PUBLISH", BusKeys.of_node(key_prefix, "").all_nodes, "users -")
+        )
         self._command_timeout_s = command_timeout_s
         self._retry_after_s = retry_after_s
         self._failed_s: float | None = None
@@ -113,8 +125,7 @@ class FencedStore:
         """Raise the fence, delete the value and tell all nodes; returns whether that is done."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.execute_command("UNLINK", *self._both)
-        # Without a node's name all nodes take it for another's.
-        pipeline.execute_command("PUBLISH", self._notice_key, "users -")
+        pipeline.execute_command(*self._notice)
         return await self._ask(pipeline.execute, in_background=in_background) is not None
 
     async def aclose(self) -> None:

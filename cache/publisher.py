@@ -46,7 +46,7 @@ class RedisPublisher:
         counters: BusCounters,
     ) -> None:
         """Build a publisher; it connects at its first command."""
-        self._address = redis.config.address
+        self._address = redis.address
         self._client = redis.create_client(
             name=f"zonecast:{node_id}:pub", max_connections=_MAX_CONNECTIONS
         )

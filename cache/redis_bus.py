@@ -20,7 +20,7 @@ from cache.envelope import EnvelopeCodec, MalformedEnvelopeError
 from cache.health import BusHealth
 from cache.invalidation import Invalidation
 from cache.publisher import RedisPublisher, state_after
-from cache.subscriptions import Subscriptions
+from cache.subscriptions import SubscriptionChange, Subscriptions
 from channels.changes import Transaction
 from channels.ports import BusListener, BusState
 
@@ -43,12 +43,16 @@ class RedisBus:
         counters: What happened since the start.
     """
 
+    _publisher_class: type[RedisPublisher] = RedisPublisher
+
     def __init__(
         self,
         redis: Connector,
         node_id: str,
         invalidation: Invalidation,
         config: BusConfig | None = None,
+        *,
+        keys: BusKeys | None = None,
     ) -> None:
         """Build a bus that does nothing until `run`.
 
@@ -57,6 +61,7 @@ class RedisBus:
             node_id: Unique for this start of this process.
             invalidation: Shared with the cache of this node.
             config: The bounds.
+            keys: The names of its channels, where they aren't the usual ones.
         """
         self.counters = BusCounters()
         self._redis = redis.config
@@ -65,7 +70,7 @@ class RedisBus:
         self._invalidation = invalidation
         self._config = config or BusConfig()
         self._codec = EnvelopeCodec(self._config.limits)
-        self._keys = BusKeys.of_node(redis.config.key_prefix, node_id)
+        self._keys = keys or BusKeys.of_node(redis.config.key_prefix, node_id)
         self._subscriptions = Subscriptions(self._keys)
         self._health = BusHealth(
             interval_s=self._config.heartbeat_interval_s,
@@ -73,7 +78,7 @@ class RedisBus:
             clock_s=time.monotonic,
             on_change=self._log_state,
         )
-        self._publisher = RedisPublisher(
+        self._publisher = self._publisher_class(
             redis,
             node_id,
             keys=self._keys,
@@ -87,7 +92,7 @@ class RedisBus:
         self._running = False
 
     def __repr__(self) -> str:
-        return f"<RedisBus {self._name} {self._redis.address} {self.state.value}>"
+        return f"<RedisBus {self._name} {self._connector.address} {self.state.value}>"
 
     @property
     def state(self) -> BusState:
@@ -267,14 +272,7 @@ class RedisBus:
         while True:
             await self._subscriptions.wait_change()
             change = self._subscriptions.take_change(self._config.max_channels_per_command)
-            commands = [
-                (verb, *keys)
-                for verb, keys in (
-                    (b"UNSUBSCRIBE", change.unsubscribe),
-                    (b"SUBSCRIBE", change.subscribe),
-                )
-                if keys
-            ]
+            commands = self._commands_of(change)
             if not commands:
                 continue
             try:
@@ -283,6 +281,10 @@ class RedisBus:
                     await connection.send_packed_command(packed, check_health=False)
             except REDIS_ERRORS as error:
                 raise _LinkLostError(BusState.DOWN, reason_of(error)) from error
+
+    def _commands_of(self, change: SubscriptionChange) -> list[tuple[bytes, ...]]:
+        both = ((b"UNSUBSCRIBE", change.unsubscribe), (b"SUBSCRIBE", change.subscribe))
+        return [(verb, *keys) for verb, keys in both if keys]
 
     async def _watch(self) -> None:
         while True:
@@ -302,7 +304,7 @@ class RedisBus:
     def _log_state(self, state: BusState, reason: str) -> None:
         expected = state is BusState.LIVE or not self._running
         level = logging.INFO if expected else logging.WARNING
-        _logger.log(level, "bus: %s is %s: %s", self._redis.address, state.value, reason)
+        _logger.log(level, "bus: %s is %s: %s", self._connector.address, state.value, reason)
 
 
 async def _until_lost(

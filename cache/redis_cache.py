@@ -59,6 +59,7 @@ class RedisCache:
                 self._config.key_prefix,
                 command_timeout_s=self._config.command_timeout_s,
                 retry_after_s=self._config.retry_after_s,
+                is_cluster=self._config.is_cluster,
             )
         )
         self._near = NearCopy()

@@ -12,10 +12,20 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
-SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 
 _BEHIND_SENTINEL: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+_IN_CLUSTER: Final = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SENTINEL_PORT: Final = 26379
+_REDIS_PORT: Final = 6379
 _MASTER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 ServerAddress = tuple[str, int]
@@ -31,6 +41,7 @@ class RedisUrl:
         sentinels: Whom to ask for the master; none: the options name the server.
         master: What the Sentinels call it.
         sentinel_options: redis-py's options of a connection to a Sentinel.
+        seeds: Servers of a cluster, who know the others; none: it is no cluster.
     """
 
     options: Mapping[str, Any] = field(repr=False)
@@ -38,15 +49,18 @@ class RedisUrl:
     sentinels: tuple[ServerAddress, ...] = ()
     master: str = ""
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    seeds: tuple[ServerAddress, ...] = ()
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `rediss+sentinel://`.
+    """Read `redis://`, `rediss://` or `unix://`, or the first two with `+sentinel` or `+cluster`.
 
     With Sentinels: `redis+sentinel://[user:password@]host:26379,host2:26379/master_name[/db]`.
     User and password are Redis's; the Sentinels' own, if they have any, are the options
     `sentinel_username` and `sentinel_password`. With `rediss+sentinel` all connections use
     TLS, with the same `ssl_...` options.
+
+    A cluster: `redis+cluster://[user:password@]host:6379,host2:6379`. It has no databases.
 
     Raises:
         ValueError: it is none of these; the message quotes no part of it.
@@ -54,6 +68,8 @@ def parse_redis_url(url: str) -> RedisUrl:
     scheme, _, rest = url.partition("://")
     if scheme in _BEHIND_SENTINEL:
         parsed = _parse_sentinels(_BEHIND_SENTINEL[scheme], rest)
+    elif scheme in _IN_CLUSTER:
+        parsed = _parse_cluster(_IN_CLUSTER[scheme], rest)
     else:
         parsed = _parse_server(url)
     for options in (parsed.options, parsed.sentinel_options):
@@ -72,7 +88,7 @@ def _parse_server(url: str) -> RedisUrl:
         options = cast("dict[str, Any]", parse_url(url))
     except ValueError:
         # The cause may quote parts of the URL, so it is dropped.
-        msg = "not a Redis URL (redis://, rediss://, unix://, or either with +sentinel)"
+        msg = "not a Redis URL (redis://, rediss://, unix://, or with +sentinel or +cluster)"
         raise ValueError(msg) from None
     parts = urlsplit(url)
     if parts.scheme != "unix":
@@ -90,7 +106,7 @@ def _parse_sentinels(scheme: str, rest: str) -> RedisUrl:
     user, _, hosts = authority.rpartition("@")
     master, _, database = path.rstrip("/").partition("/")
     try:
-        sentinels = tuple(_parse_host(host) for host in hosts.split(","))
+        sentinels = tuple(_parse_host(host, _SENTINEL_PORT) for host in hosts.split(","))
         shared = cast("dict[str, Any]", parse_url(f"{scheme}://sentinel/?{query}"))
     except ValueError:
         msg = "not a Redis URL: its Sentinels are not host:port,host:port"
@@ -102,8 +118,7 @@ def _parse_sentinels(scheme: str, rest: str) -> RedisUrl:
     del shared["host"]
     own = {name: shared.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     number = shared.pop("db", int(database or 0))
-    username, _, password = user.partition(":")
-    credentials = {"username": unquote(username) or None, "password": unquote(password) or None}
+    credentials = _credentials(user)
     named = ",".join(f"{host}:{port}" for host, port in sentinels)
     return RedisUrl(
         options={**shared, **credentials, "db": number},
@@ -114,12 +129,35 @@ def _parse_sentinels(scheme: str, rest: str) -> RedisUrl:
     )
 
 
-def _parse_host(text: str) -> ServerAddress:
+def _parse_cluster(scheme: str, rest: str) -> RedisUrl:
+    location, _, query = rest.partition("?")
+    authority, _, path = location.partition("/")
+    user, _, hosts = authority.rpartition("@")
+    try:
+        seeds = tuple(_parse_host(host, _REDIS_PORT) for host in hosts.split(","))
+        options = cast("dict[str, Any]", parse_url(f"{scheme}://node/?{query}"))
+    except ValueError:
+        msg = "not a Redis URL: its servers are not host:port,host:port"
+        raise ValueError(msg) from None
+    if path.strip("/") not in {"", "0"} or options.pop("db", 0) != 0:
+        msg = "not a Redis URL: a cluster has no database but 0"
+        raise ValueError(msg)
+    del options["host"]
+    named = ",".join(f"{host}:{port}" for host, port in seeds)
+    return RedisUrl({**options, **_credentials(user)}, f"cluster of {named}", seeds=seeds)
+
+
+def _credentials(user: str) -> dict[str, str | None]:
+    username, _, password = user.partition(":")
+    return {"username": unquote(username) or None, "password": unquote(password) or None}
+
+
+def _parse_host(text: str, default_port: int) -> ServerAddress:
     parts = urlsplit(f"//{text}")
     if parts.netloc != text or "@" in text or not parts.hostname:
         msg = "no host"
         raise ValueError(msg)
-    return parts.hostname, parts.port or _SENTINEL_PORT
+    return parts.hostname, parts.port or default_port
 
 
 def _check_database(number: str) -> None:

@@ -150,6 +150,16 @@ class Subscriptions:
             self._late.discard(key)
             self._missed = True
 
+    def revoked(self, key: bytes) -> bool:
+        """Note that the server ended a subscription that nobody asked it to end.
+
+        It is sent again when the channel is wanted again. Returns whether that was so.
+        """
+        if key in self._unanswered or key not in self._sent:
+            return False
+        self._sent.discard(key)
+        return True
+
     def take_gap(self) -> bool:
         """Tell, once, that messages of wanted channels may have been missed until now.
 

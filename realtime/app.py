@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import structlog
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from cache.bus_config import BusConfig
 from cache.cache_config import CacheConfig
 from cache.client import Connector, RedisConfig
+from cache.cluster_bus import ClusterBus
 from cache.envelope import EnvelopeLimits
 from cache.invalidation import Invalidation, touches_users
 from cache.process_bus import ProcessBus
@@ -177,7 +179,7 @@ async def verify_cache(
 
 def build_bus_and_cache(
     settings: Settings, node_id: str, invalidation: Invalidation
-) -> tuple[RedisBus | ProcessBus, RedisCache]:
+) -> tuple[RedisBus | ClusterBus | ProcessBus, RedisCache]:
     """Build both on Redis, or inside the process where there is none."""
     caching = CacheConfig(
         key_prefix=settings.redis_prefix,
@@ -203,7 +205,9 @@ def build_bus_and_cache(
     client = connector.create_client(
         name=f"zonecast:{node_id}:cache", max_connections=redis.max_connections
     )
-    bus = RedisBus(connector, node_id, invalidation, config)
+    kind = RedisBus if connector.cluster is None else ClusterBus
+    bus = kind(connector, node_id, invalidation, config)
+    caching = replace(caching, is_cluster=redis.is_cluster)
     return bus, RedisCache(client, invalidation, caching)
 
 

@@ -82,8 +82,9 @@ class Settings(BaseSettings):
 
     # The fast path and the cache.
     redis_url: SecretStr | None = None
-    """Bus and cache between nodes: `redis://host:6379/0`, `rediss://`, `unix://`, or by Sentinel \
-`redis+sentinel://host:26379,host2:26379/master_name/0`; none: one process alone."""
+    """Bus and cache between nodes: `redis://host:6379/0`, `rediss://`, `unix://`, by Sentinel \
+`redis+sentinel://host:26379,host2:26379/master_name/0`, a cluster \
+`redis+cluster://host:6379,host2:6379`; none: one process alone."""
     redis_prefix: str = Field(default="zonecast", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Begins every Redis key and channel; nodes of one service share it."""
     redis_timeout_s: Positive = 1
@@ -201,7 +202,7 @@ class Settings(BaseSettings):
         if value is None or not value.get_secret_value():
             return None
         if value.get_secret_value().partition("://")[0] not in SCHEMES:
-            msg = "must begin with redis://, rediss://, unix:// or redis+sentinel://"
+            msg = "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
             raise ValueError(msg)
         RedisConfig(value.get_secret_value())
         return value

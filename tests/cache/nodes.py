@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from cache.cluster_bus import ClusterBus
 from cache.invalidation import Invalidation
 from cache.process_bus import ProcessBus
 from cache.redis_bus import RedisBus
@@ -56,7 +57,7 @@ class RecordingListener:
 class BusNode:
     """A bus with what it shares with the cache of its node."""
 
-    bus: RedisBus | ProcessBus
+    bus: RedisBus | ClusterBus | ProcessBus
     invalidation: Invalidation
     listener: RecordingListener = field(default_factory=RecordingListener)
 

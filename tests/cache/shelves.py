@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cache.cache_config import CacheConfig
 from cache.client import Connector, RedisConfig
@@ -68,7 +68,9 @@ class Shelf:
 def new_shelf(url: str | None, config: CacheConfig = CONFIG) -> Shelf:
     """Make the cache of a node."""
     invalidation = Invalidation()
-    client = (
-        Connector(RedisConfig(url)).create_client(name="cache", max_connections=4) if url else None
-    )
+    if url is None:
+        return Shelf(RedisCache(None, invalidation, config), invalidation)
+    redis = RedisConfig(url)
+    config = replace(config, is_cluster=redis.is_cluster)
+    client = Connector(redis).create_client(name="cache", max_connections=4)
     return Shelf(RedisCache(client, invalidation, config), invalidation)

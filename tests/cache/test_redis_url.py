@@ -41,9 +41,23 @@ def test_tls_holds_for_redis_and_sentinels() -> None:
         assert options["ssl_ca_certs"] == "ca.pem"
 
 
+def test_a_cluster_is_some_of_its_servers() -> None:
+    """The others are learnt from them; there is no database to choose."""
+    url = parse_redis_url(f"rediss+cluster://user:{SECRET}%2F@one,[::1]:7001?ssl_ca_certs=ca.pem")
+    assert url.seeds == (("one", 6379), ("::1", 7001))
+    assert (url.options["username"], url.options["password"]) == ("user", f"{SECRET}/")
+    assert url.options["connection_class"] is SSLConnection
+    assert url.address == "cluster of one:6379,::1:7001"
+
+
 @pytest.mark.parametrize(
     "url",
     [
+        f"redis+cluster://:{SECRET}@one/1",
+        f"redis+cluster://:{SECRET}@one?db=1",
+        f"redis+cluster://:{SECRET}@one,",
+        f"redis+cluster://:{SECRET}@one:many",
+        f"redis+cluster://one?unheard={SECRET}",
         f"redis+sentinel://:{SECRET}@/main",
         f"redis+sentinel://:{SECRET}@one:many/main",
         f"redis+sentinel://:{SECRET}@one",
