@@ -147,6 +147,12 @@ def set_up_programs() -> None:
     missing = []
     if not _has("redis-server", "valkey-server"):
         missing.append("redis-server")
+    if not _has("pgbouncer") and not Path("/usr/sbin/pgbouncer").exists():
+        missing.append("pgbouncer")
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        missing.append("postgresql")  # The one in the wheel speaks no TLS.
+    if not _has("openssl"):
+        missing.append("openssl")
     if not _has("chromium-headless-shell", "chromium", "google-chrome"):
         missing.append("chromium-headless-shell")
     if sys.platform == "linux" and not _loads("libatomic.so.1"):

@@ -9,6 +9,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from db.address import connecting, refuse_pooler
 from db.translation import driver_errors
 
 
@@ -28,13 +29,15 @@ async def advisory_lock(
         Whether it was to be had.
 
     Raises:
+        PooledError: a pooler answers, which would give the lock to whoever comes next.
         UnavailableError: the database can't be asked.
     """
+    address, options = connecting(url)
     engine = create_async_engine(
-        url,
+        address,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args={"timeout": connect_timeout_s},
+        connect_args={"timeout": connect_timeout_s, "statement_cache_size": 0, **options},
     )
     function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
     try:
@@ -42,6 +45,7 @@ async def advisory_lock(
             connection = await engine.connect()
         try:
             with driver_errors():
+                await refuse_pooler(connection)
                 got = await connection.scalar(text(f"SELECT {function}(:key)"), {"key": key})
             yield bool(got)
         finally:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import URL, event, make_url, text
+from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from channels.ports import UnavailableError
 from channels.positions import Position
 from db import sqlite
+from db.address import connecting
 from db.capture import committed_transaction
 from db.completion import run_to_end
 from db.errors import ConflictError, DatabaseError
@@ -35,6 +36,14 @@ DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
 CHECKOUT_MARGIN_S: Final = 0.5
 """Time to try a connection, so that a pool with none free says so itself."""
 
+_BOUND_TRANSACTION: Final = text(
+    """SELECT set_config('statement_timeout', :statement_ms, true),
+        set_config('lock_timeout', :lock_ms, true),
+        set_config('synchronous_commit', replace(
+            current_setting('synchronous_commit'), 'off', 'on'), true)"""
+)
+"""What a session's settings are elsewhere, for one transaction."""
+
 Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
 
@@ -45,6 +54,7 @@ class DatabaseConfig:
 
     Attributes:
         url: A SQLAlchemy async URL of one of `DRIVERS`; may hold a password.
+        direct_url: The server's own address, where `url` is a pooler's; empty: it isn't one.
         pool_size: Connections kept open (SQLite: of readers; there is one writer).
         max_overflow: Connections beyond those, closed after use.
         pool_recycle_s: Age at which a connection is replaced, in seconds.
@@ -60,6 +70,7 @@ class DatabaseConfig:
     """
 
     url: str = field(repr=False)
+    direct_url: str = field(default="", repr=False)
     pool_size: int = 20
     max_overflow: int = 10
     pool_recycle_s: float = 3600
@@ -72,6 +83,11 @@ class DatabaseConfig:
     max_tries: int = 10
     retry_min_s: float = 0.01
     retry_max_s: float = 1.0
+
+    @property
+    def own_url(self) -> str:
+        """The URL for what needs a session of its own: locks, migrations, head checks."""
+        return self.direct_url or self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +124,7 @@ class Database:
         config: The configuration.
         engine: Where writers connect. Any session on it is captured and handed to the sink.
         reader: Where readers connect: the same on PostgreSQL, read-only.
+        own_address: The server itself, past any pooler, and what the driver is given besides.
     """
 
     def __init__(self, config: DatabaseConfig, sink: Sink | None = None) -> None:
@@ -119,18 +136,19 @@ class Database:
                 be quick, must not await, and what it raises is only logged.
 
         Raises:
-            ValueError: the URL isn't one of `DRIVERS`.
+            ValueError: the URL isn't one of `DRIVERS`, or names certificates that can't be used.
         """
         self.config = config
         self._outlet = Outlet(sink)
-        url = make_url(config.url)
+        url, given = connecting(config.url)
+        self.own_address = connecting(config.direct_url) if config.direct_url else (url, given)
         if url.drivername not in DRIVERS:
             raise ValueError(f"database URL: begins with none of {', '.join(DRIVERS)}")
         if url.get_backend_name() == "sqlite":
             self.engine, self.reader = self._sqlite_engines(url)
             self._snapshots = self.reader
         else:
-            self.engine = self._postgres_engine(url)
+            self.engine = self._postgres_engine(url, given)
             self.reader = self.engine.execution_options(postgresql_readonly=True)
             self._snapshots = self.reader.execution_options(isolation_level="REPEATABLE READ")
 
@@ -259,7 +277,9 @@ class Database:
         event.listen(engine.sync_engine, "handle_error", translate_in_driver)
         return engine
 
-    def _postgres_engine(self, url: URL) -> AsyncEngine:
+    def _postgres_engine(self, url: URL, given: dict[str, Any]) -> AsyncEngine:
+        if self.config.direct_url:
+            return self._pooled_engine(url, given)
         config = self.config
         engine = self._engine(
             url,
@@ -278,9 +298,44 @@ class Database:
                     # Who waits for rows keeps a connection from all others.
                     "lock_timeout": _milliseconds(config.lock_timeout_s),
                 },
+                **given,
             },
         )
         event.listen(engine.sync_engine, "connect", _make_commits_durable)
+        event.listen(engine.sync_engine, "handle_error", notice_read_only)
+        return engine
+
+    def _pooled_engine(self, url: URL, given: dict[str, Any]) -> AsyncEngine:
+        """Make an engine for a pooler, where each transaction may run in another session.
+
+        So nothing is left in one: settings are the transaction's, statements have no name.
+        """
+        config = self.config
+        engine = self._engine(
+            url.update_query_dict({"prepared_statement_cache_size": "0"}),
+            isolation_level="READ COMMITTED",
+            pool_size=config.pool_size,
+            max_overflow=config.max_overflow,
+            pool_recycle=config.pool_recycle_s,
+            pool_pre_ping=config.pool_pre_ping,
+            connect_args={
+                "timeout": config.connect_timeout_s,
+                "command_timeout": config.statement_timeout_s + 2,
+                "statement_cache_size": 0,
+                "prepared_statement_name_func": str,
+                "server_settings": {"application_name": "zonecast"},
+                **given,
+            },
+        )
+        limits = {
+            "statement_ms": _milliseconds(config.statement_timeout_s),
+            "lock_ms": _milliseconds(config.lock_timeout_s),
+        }
+
+        def bound(connection: Connection) -> None:
+            connection.execute(_BOUND_TRANSACTION, limits)
+
+        event.listen(engine.sync_engine, "begin", bound)
         event.listen(engine.sync_engine, "handle_error", notice_read_only)
         return engine
 

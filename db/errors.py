@@ -8,6 +8,7 @@
     ├── VersionMismatchError   the caller's version is not the present one
     ├── InvalidValueError      a value that the tables can't hold
     ├── OccupiedError          another node serves the database (`db.occupancy`)
+    ├── PooledError            a pooler is in the way of what needs a session of its own
     └── UncapturedWriteError   a write that subscribers would never hear of
 
 That the database can't be asked now is `channels.ports.UnavailableError`, with two more kinds:
@@ -126,6 +127,16 @@ class InvalidValueError(DatabaseError, ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class PooledError(DatabaseError):
+    """A connection pooler answers where the server itself is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database is reached through a connection pooler, on which locks would belong "
+            "to nobody: give its own address in ZONECAST_DATABASE_DIRECT_URL"
+        )
 
 
 class UncapturedWriteError(DatabaseError):

@@ -153,8 +153,9 @@ class HeadReader:
             raise UnavailableError("database", type(error).__name__) from error
 
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        engine = self._database.engine
-        _, options = engine.dialect.create_connect_args(engine.url)
+        address, given = self._database.own_address
+        _, options = self._database.engine.dialect.create_connect_args(address)
+        options.update(given)
         for name in ("prepared_statement_cache_size", "prepared_statement_name_func"):
             options.pop(name, None)
         return await asyncpg.connect(

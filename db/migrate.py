@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from channels.ports import UnavailableError
 from db import sqlite
+from db.address import connecting, refuse_pooler
 from db.models import Base
 from db.translation import driver_errors
 
@@ -64,8 +65,9 @@ def _migrate(connection: Connection, scripts: ScriptDirectory) -> None:
 def _engine(url: str) -> AsyncEngine:
     # Both drivers know it: of asyncpg it bounds connecting, which a server that hangs would
     # make last for ever, and of SQLite the wait for a lock.
+    address, options = connecting(url)
     engine = create_async_engine(
-        url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S}
+        address, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S, **options}
     )
     if engine.dialect.name == "sqlite":
         sqlite.set_up(
@@ -87,6 +89,7 @@ async def upgrade(url: str) -> None:
         url: A SQLAlchemy async URL.
 
     Raises:
+        PooledError: a pooler answers in the server's place.
         UnavailableError: the database can't be asked, or the wait took too long.
     """
     if sqlite.is_in_memory(make_url(url)):
@@ -98,6 +101,7 @@ async def upgrade(url: str) -> None:
             # On SQLite the transaction itself is the lock: it begins IMMEDIATE.
             async with engine.begin() as connection:
                 if engine.dialect.name == "postgresql":
+                    await refuse_pooler(connection)
                     await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
                     await connection.execute(
                         text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}

@@ -164,7 +164,7 @@ class Retention:
             yield True
             return
         timeout_s = self._database.config.connect_timeout_s
-        url = self._database.engine.url
+        url = self._database.config.own_url
         async with advisory_lock(url, _LOCK_KEY, connect_timeout_s=timeout_s) as got:
             yield got
 

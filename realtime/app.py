@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import structlog
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from cache.bus_config import BusConfig
 from cache.cache_config import CacheConfig
@@ -139,8 +140,7 @@ def logged_life(settings: Settings, node_id: str) -> Iterator[None]:
 
 def occupied(settings: Settings) -> AbstractAsyncContextManager[None]:
     """Hold the database for a node with these settings, as `db.occupancy.occupy` does."""
-    url = settings.database_url.get_secret_value()
-    return occupy(url, shares_bus=settings.redis_url is not None)
+    return occupy(settings.own_database_url, shares_bus=settings.redis_url is not None)
 
 
 class _StopError(Exception):
@@ -215,6 +215,7 @@ def database_config(settings: Settings) -> DatabaseConfig:
     """Read the database's part of the settings."""
     return DatabaseConfig(
         url=settings.database_url.get_secret_value(),
+        direct_url=(settings.database_direct_url or SecretStr("")).get_secret_value(),
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_recycle_s=settings.pool_recycle_s,

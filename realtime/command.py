@@ -110,7 +110,7 @@ async def _prepare(settings: Settings) -> None:
 
 async def _migrate(settings: Settings) -> None:
     try:
-        await migrations.upgrade(settings.database_url.get_secret_value())
+        await migrations.upgrade(settings.own_database_url)
     except MigrationError as error:
         raise CommandError(f"cannot migrate the database: {error}") from error
 

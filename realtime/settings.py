@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from cache.client import RedisConfig
 from cache.redis_url import SCHEMES
+from db.address import TLS_FILES, connecting
 
 PREFIX = "ZONECAST_"
 
@@ -24,10 +25,11 @@ DATABASE_OPTIONS: Final = frozenset(
         "port",
         "prepared_statement_cache_size",
         "ssl",
+        *TLS_FILES,
         "target_session_attrs",
     }
 )
-"""What may stand behind the `?` of a PostgreSQL URL: asyncpg's options that take text."""
+"""What may stand behind the `?` of a PostgreSQL URL: asyncpg's that take text, and TLS files."""
 
 Positive = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -63,6 +65,9 @@ class Settings(BaseSettings):
     # The truth.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///zonecast.db")
     """SQLAlchemy async URL of the truth: `sqlite+aiosqlite://` or `postgresql+asyncpg://`."""
+    database_direct_url: SecretStr | None = None
+    """The same database's own address where `ZONECAST_DATABASE_URL` is a pooler's (PgBouncer, in \
+transaction mode): for locks, migrations and head checks."""
     pool_size: Count = 20
     """Database connections kept open."""
     max_overflow: int = Field(default=10, ge=0, le=10_000)
@@ -196,6 +201,17 @@ class Settings(BaseSettings):
             _check_options(url)
         return value
 
+    @field_validator("database_direct_url")
+    @classmethod
+    def _direct_is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        value = cls._database_is_served(value)
+        if value.get_secret_value().startswith("sqlite"):
+            msg = "must begin with postgresql+asyncpg://"
+            raise ValueError(msg)
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _redis_is_served(cls, value: SecretStr | None) -> SecretStr | None:
@@ -218,6 +234,9 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.embedded:
             msg = "ZONECAST_WORKERS above 1 needs PostgreSQL in ZONECAST_DATABASE_URL"
             raise ValueError(msg)
+        if self.database_direct_url is not None and self.embedded:
+            msg = "ZONECAST_DATABASE_DIRECT_URL needs PostgreSQL in ZONECAST_DATABASE_URL"
+            raise ValueError(msg)
         if self.redis_url is not None and self.embedded:
             msg = (
                 "ZONECAST_REDIS_URL needs PostgreSQL in ZONECAST_DATABASE_URL: "
@@ -235,6 +254,11 @@ class Settings(BaseSettings):
             )
             raise ValueError(msg)
         return self
+
+    @property
+    def own_database_url(self) -> str:
+        """The database's own address, past any pooler."""
+        return (self.database_direct_url or self.database_url).get_secret_value()
 
     @property
     def embedded(self) -> bool:
@@ -260,6 +284,8 @@ def _check_options(url: URL) -> None:
     except (ArgumentError, ValueError):
         msg = "has an option whose value cannot be read"
         raise ValueError(msg) from None
+    # Its words quote nothing of the URL.
+    connecting(url)
 
 
 def load_settings(**given: object) -> Settings:
