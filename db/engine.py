@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -20,7 +20,7 @@ from db import sqlite
 from db.address import connecting
 from db.capture import committed_transaction
 from db.completion import run_to_end
-from db.errors import ConflictError, DatabaseError
+from db.errors import ConflictError, DatabaseError, OtherDatabaseError
 from db.identity import IDENTITY_SQL, hashed_identity, process_identity
 from db.journal import OUTLET_OPTION, Outlet, Sink
 from db.translation import (
@@ -250,6 +250,22 @@ class Database:
         async with self.snapshot() as connection:
             found = await connection.scalar(text(f"SELECT {IDENTITY_SQL}"))
         return hashed_identity(str(found))
+
+    async def check_addresses(self) -> None:
+        """Find out that the pooler, if there is one, leads to where the direct address does.
+
+        Raises:
+            OtherDatabaseError: it doesn't.
+            UnavailableError: one of them can't be asked.
+        """
+        if not self.config.direct_url:
+            return
+        direct = Database(replace(self.config, url=self.config.direct_url, direct_url=""))
+        try:
+            if await direct.identity() != await self.identity():
+                raise OtherDatabaseError
+        finally:
+            await direct.close()
 
     async def close(self) -> None:
         """Close all connections that are not in use."""

@@ -9,6 +9,7 @@
     ├── InvalidValueError      a value that the tables can't hold
     ├── OccupiedError          another node serves the database (`db.occupancy`)
     ├── PooledError            a pooler is in the way of what needs a session of its own
+    ├── OtherDatabaseError     the pooler's address and the direct one lead to two databases
     └── UncapturedWriteError   a write that subscribers would never hear of
 
 That the database can't be asked now is `channels.ports.UnavailableError`, with two more kinds:
@@ -136,6 +137,15 @@ class PooledError(DatabaseError):
         super().__init__(
             "the database is reached through a connection pooler, on which locks would belong "
             "to nobody: give its own address in ZONECAST_DATABASE_DIRECT_URL"
+        )
+
+
+class OtherDatabaseError(DatabaseError):
+    """The two addresses of the database lead to two databases."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "ZONECAST_DATABASE_DIRECT_URL is another database than ZONECAST_DATABASE_URL leads to"
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import structlog
@@ -138,9 +138,16 @@ def logged_life(settings: Settings, node_id: str) -> Iterator[None]:
     log.info("node stopped")
 
 
-def occupied(settings: Settings) -> AbstractAsyncContextManager[None]:
+@asynccontextmanager
+async def occupied(settings: Settings) -> AsyncIterator[None]:
     """Hold the database for a node with these settings, as `db.occupancy.occupy` does."""
-    return occupy(settings.own_database_url, shares_bus=settings.redis_url is not None)
+    async with occupy(settings.own_database_url, shares_bus=settings.redis_url is not None):
+        database = Database(database_config(settings))
+        try:
+            await database.check_addresses()
+        finally:
+            await database.close()
+        yield
 
 
 class _StopError(Exception):
