@@ -39,6 +39,7 @@ class BusCounters:
     Attributes:
         messages: Changes handed to the listener.
         malformed: Messages that were dropped because they could not be read.
+        newer: Messages of a newer release that this one can't read.
         published: Transactions that Redis took.
         publish_failures: Publications that failed or were refused.
         connects: Pub/sub connections made.
@@ -48,6 +49,7 @@ class BusCounters:
 
     messages: int = 0
     malformed: int = 0
+    newer: int = 0
     published: int = 0
     publish_failures: int = 0
     connects: int = 0

@@ -14,6 +14,8 @@ from channels.ports import BusMessage
 from channels.positions import MAX_REV, Position
 
 VERSION: Final = 1
+"""Raised only when what an older node reads out of an envelope would be wrong. Keys that are added
+are no reason: they are ignored by who doesn't know them."""
 
 _Rev = Annotated[int, msgspec.Meta(ge=1, le=MAX_REV)]
 _Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{1,32}$")]
@@ -39,6 +41,28 @@ class MalformedEnvelopeError(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"malformed envelope: {reason}")
         self.reason = reason
+
+
+class NewerEnvelopeError(ValueError):
+    """An envelope of a release that this one can't read: something happened on the channel."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"an envelope of version {version}; this node reads up to {VERSION}")
+        self.version = version
+
+
+class _VersionOnly(msgspec.Struct):
+    v: int
+
+
+_VERSION_DECODER = msgspec.json.Decoder(_VersionOnly)
+
+
+def _version_of(data: bytes) -> int:
+    try:
+        return _VERSION_DECODER.decode(data).v
+    except (msgspec.DecodeError, RecursionError):
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +118,22 @@ class EnvelopeCodec:
         enough to read the change from the log.
 
         Raises:
+            NewerEnvelopeError: its version is above ours, whatever else it says.
             MalformedEnvelopeError: the bytes are anything else.
         """
         try:
             envelope = self._decoder.decode(data)
             parts = tuple((parse_channel(name), rev) for name, rev in envelope.parts)
         except (msgspec.DecodeError, RecursionError) as error:
+            if (version := _version_of(data)) > VERSION:
+                raise NewerEnvelopeError(version) from None
             raise MalformedEnvelopeError(str(error)[:200]) from None
         except InvalidChannelError:
+            if envelope.v > VERSION:
+                raise NewerEnvelopeError(envelope.v) from None
             raise MalformedEnvelopeError("a part is of no channel") from None
+        if envelope.v > VERSION:
+            raise NewerEnvelopeError(envelope.v)
         if envelope.channel != expected_channel:
             raise MalformedEnvelopeError("is of another channel")
         events, events_json = None, None

@@ -16,7 +16,7 @@ from cache.client import (
     read_forever,
     reason_of,
 )
-from cache.envelope import EnvelopeCodec, MalformedEnvelopeError
+from cache.envelope import EnvelopeCodec, MalformedEnvelopeError, NewerEnvelopeError
 from cache.health import BusHealth
 from cache.invalidation import Invalidation
 from cache.publisher import RedisPublisher, state_after
@@ -261,12 +261,23 @@ class RedisBus:
             return
         try:
             message = self._codec.decode(data, channel)
+        except NewerEnvelopeError as error:
+            self._note_newer(error, listener)
+            return
         except MalformedEnvelopeError as error:
             self.counters.malformed += 1
             _logger.warning("bus: dropped a message on %s: %s", channel, error.reason)
             return
         self.counters.messages += 1
         listener.on_message(message)
+
+    def _note_newer(self, error: NewerEnvelopeError, listener: BusListener) -> None:
+        # All that is known is that something happened, perhaps to users: as after a gap.
+        self.counters.newer += 1
+        if self.counters.newer == 1:
+            _logger.warning("bus: %s; the database is asked instead: finish the upgrade", error)
+        self._invalidation.heard()
+        listener.on_gap()
 
     async def _write(self, connection: SubscriberConnection) -> None:
         while True:

@@ -65,10 +65,15 @@ class MalformedValueError(ValueError):
     """Bytes in Redis that are no users dict of ours."""
 
 
+_VERSION: Final = 1
+"""Raised when older nodes must not read the value; they then ask the database."""
+
+
 class _Header(msgspec.Struct):
     etag: str
     entries: int
     stamp: Stamp | None
+    v: int = _VERSION
 
 
 _HEADER_DECODER = msgspec.json.Decoder(_Header)
@@ -165,9 +170,12 @@ class NearCopy:
 
 def _decode_header(line: bytes) -> _Header:
     try:
-        return _HEADER_DECODER.decode(line)
+        header = _HEADER_DECODER.decode(line)
     except (msgspec.DecodeError, RecursionError):
         raise MalformedValueError("the first line is no description") from None
+    if header.v > _VERSION:
+        raise MalformedValueError("of a newer release")
+    return header
 
 
 def _etag_of(body: bytes) -> str:

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from cache.envelope import EnvelopeCodec, EnvelopeLimits, MalformedEnvelopeError
+from cache.envelope import EnvelopeCodec, EnvelopeLimits, MalformedEnvelopeError, NewerEnvelopeError
 from channels.changes import Change
 from channels.positions import MAX_REV, Position
 from tests.cache.nodes import entered, transaction
@@ -74,16 +74,41 @@ def test_a_wide_transaction_tells_the_position_only(
 
 def test_a_newer_envelope_is_read(codec: EnvelopeCodec) -> None:
     """During an upgrade, nodes read each other's envelopes by the keys that they know."""
-    data = json.dumps(GOOD | {"v": 7, "shard": 3}).encode()
+    data = json.dumps(GOOD | {"shard": 3, "colours": ["red"]}).encode()
     assert codec.decode(data, "zone:A").position == Position("0a1b", 3)
 
 
 def test_events_of_a_newer_kind_leave_the_position(codec: EnvelopeCodec) -> None:
     """Who can't read the events still learns that there is something to read in the log."""
-    data = json.dumps(GOOD | {"v": 2, "events": [{"type": "teleported"}]}).encode()
+    data = json.dumps(GOOD | {"events": [{"type": "teleported"}]}).encode()
     message = codec.decode(data, "zone:A")
     assert (message.events, message.events_json) == (None, None)
     assert message.position == Position("0a1b", 3)
+
+
+@pytest.mark.parametrize(
+    "doctored",
+    [
+        GOOD | {"v": 2},
+        {"v": 2},
+        {"v": 2, "channel": "zone:B", "offset": "far"},
+        GOOD | {"v": 9, "rev": "x"},
+        GOOD | {"v": 2, "parts": [["nowhere", 1]]},
+    ],
+)
+def test_an_envelope_of_a_newer_version_says_only_that(
+    codec: EnvelopeCodec, doctored: dict[str, object]
+) -> None:
+    """Nothing in it may mean what it did, its position included."""
+    with pytest.raises(NewerEnvelopeError):
+        codec.decode(json.dumps(doctored).encode(), "zone:A")
+
+
+def test_an_older_envelope_without_what_came_later_is_read(codec: EnvelopeCodec) -> None:
+    """Parts and events may be missing; then there is one channel, and the log has the change."""
+    data = json.dumps({key: GOOD[key] for key in GOOD if key != "events"}).encode()
+    message = codec.decode(data, "zone:A")
+    assert (message.parts, message.events) == ((), None)
 
 
 @pytest.mark.parametrize(

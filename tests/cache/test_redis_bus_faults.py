@@ -258,6 +258,41 @@ async def test_garbage_is_counted_and_dropped(
     assert "secret" not in caplog.text
 
 
+async def test_a_message_of_a_newer_release_is_a_gap(
+    pair: tuple[BusNode, BusNode], own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heads are compared for what can't be read; the log says so once, and the bus goes on."""
+    writer, reader = pair
+    async with running(writer, reader), Redis.from_url(own_redis.url) as admin:
+        await reader.bus.subscribe("zone:A")
+        await reader.listener.until(lambda: reader.listener.gaps >= 1)
+        gaps, generation = reader.listener.gaps, reader.invalidation.generation
+        for _ in range(3):
+            await admin.publish("zonecast:c:zone:A", b'{"v":2,"secret":1}')
+        await writer.bus.publish([transaction(1, "zone:A")])
+        await reader.listener.until_heard("zone:A", 1)
+        assert reader.listener.gaps == gaps + 3
+        assert reader.invalidation.generation > generation
+        assert reader.bus.counters.newer == 3  # type: ignore[union-attr] # A Redis bus.
+        assert reader.bus.counters.malformed == 0  # type: ignore[union-attr] # As before.
+    assert caplog.text.count("an envelope of version 2") == 1
+    assert "secret" not in caplog.text
+
+
+async def test_a_notice_of_a_newer_release_drops_the_near_copy(
+    pair: tuple[BusNode, BusNode], own_redis: RedisServer
+) -> None:
+    """What isn't understood may be an invalidation, so it counts as one."""
+    _, reader = pair
+    async with running(reader), Redis.from_url(own_redis.url) as admin:
+        await reader.listener.until(lambda: reader.listener.gaps >= 1)
+        before = reader.invalidation.generation
+        await admin.publish("zonecast:all", b'{"v":2,"dicts":["users","zones"]}')
+        async with asyncio.timeout(WAIT_S):
+            while reader.invalidation.generation == before:  # noqa: ASYNC110 - It tells nobody.
+                await asyncio.sleep(0.005)
+
+
 async def test_a_large_change_comes_as_its_position(pair: tuple[BusNode, BusNode]) -> None:
     """Over the limit only the position travels, and so for very wide transactions."""
     writer, reader = pair
