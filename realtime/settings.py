@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import parse_qs
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -221,6 +223,11 @@ transaction mode): for locks, migrations and head checks."""
             msg = "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
             raise ValueError(msg)
         RedisConfig(value.get_secret_value())
+        query = parse_qs(value.get_secret_value().partition("?")[2])
+        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+            if name in query and not Path(query[name][0]).is_file():
+                msg = f"has an option {name} that names no file"
+                raise ValueError(msg)
         return value
 
     @model_validator(mode="after")

@@ -38,6 +38,19 @@ def test_a_value_is_read_as_it_was_written(stamp: Stamp | None) -> None:
     assert decode_stamp(value[: HEADER_RANGE[1] + 1]) == stamp
 
 
+def test_values_of_other_releases_are_read_or_refused() -> None:
+    """One without a version is older and read; new keys are ignored; a newer version is refused."""
+    copy = CachedBytes.of_dict(USERS, None)
+    value = encode_value(copy)
+    assert b'"v":1' in value
+    assert decode_value(value.replace(b',"v":1', b"", 1)) == copy
+    assert decode_value(value.replace(b'"v":1', b'"v":1,"codec":"x"', 1)) == copy
+    with pytest.raises(MalformedValueError):
+        decode_value(value.replace(b'"v":1', b'"v":2', 1))
+    with pytest.raises(MalformedValueError):
+        decode_stamp(value.replace(b'"v":1', b'"v":2', 1))
+
+
 def test_the_etag_is_of_the_body_alone() -> None:
     """Nodes that read the same dict at different states agree on its tag."""
     one, other = (CachedBytes.of_dict(USERS, Stamp("db", 1, revs)) for revs in (1, 2))
