@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, event, text
+from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from channels.ports import UnavailableError
 from channels.positions import Position
-from db import sqlite
+from db import postgres, sqlite
 from db.address import connecting
 from db.capture import committed_transaction
 from db.completion import run_to_end
@@ -35,14 +35,6 @@ DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
 
 CHECKOUT_MARGIN_S: Final = 0.5
 """Time to try a connection, so that a pool with none free says so itself."""
-
-_BOUND_TRANSACTION: Final = text(
-    """SELECT set_config('statement_timeout', :statement_ms, true),
-        set_config('lock_timeout', :lock_ms, true),
-        set_config('synchronous_commit', replace(
-            current_setting('synchronous_commit'), 'off', 'on'), true)"""
-)
-"""What a session's settings are elsewhere, for one transaction."""
 
 Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
@@ -294,11 +286,10 @@ class Database:
         return engine
 
     def _postgres_engine(self, url: URL, given: dict[str, Any]) -> AsyncEngine:
-        if self.config.direct_url:
-            return self._pooled_engine(url, given)
         config = self.config
+        pooled = bool(config.direct_url)
         engine = self._engine(
-            url,
+            postgres.nameless(url) if pooled else url,
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
             pool_recycle=config.pool_recycle_s,
@@ -307,51 +298,17 @@ class Database:
                 "timeout": config.connect_timeout_s,
                 # For a server that doesn't answer at all; one that does stops earlier.
                 "command_timeout": config.statement_timeout_s + 2,
-                "server_settings": {
-                    "application_name": "zonecast",
-                    "default_transaction_isolation": "read committed",
-                    "statement_timeout": _milliseconds(config.statement_timeout_s),
-                    # Who waits for rows keeps a connection from all others.
-                    "lock_timeout": _milliseconds(config.lock_timeout_s),
-                },
                 **given,
             },
+            # The server's default is a session's own setting elsewhere.
+            **({"isolation_level": "READ COMMITTED"} if pooled else {}),
         )
-        event.listen(engine.sync_engine, "connect", _make_commits_durable)
-        event.listen(engine.sync_engine, "handle_error", notice_read_only)
-        return engine
-
-    def _pooled_engine(self, url: URL, given: dict[str, Any]) -> AsyncEngine:
-        """Make an engine for a pooler, where each transaction may run in another session.
-
-        So nothing is left in one: settings are the transaction's, statements have no name.
-        """
-        config = self.config
-        engine = self._engine(
-            url.update_query_dict({"prepared_statement_cache_size": "0"}),
-            isolation_level="READ COMMITTED",
-            pool_size=config.pool_size,
-            max_overflow=config.max_overflow,
-            pool_recycle=config.pool_recycle_s,
-            pool_pre_ping=config.pool_pre_ping,
-            connect_args={
-                "timeout": config.connect_timeout_s,
-                "command_timeout": config.statement_timeout_s + 2,
-                "statement_cache_size": 0,
-                "prepared_statement_name_func": str,
-                "server_settings": {"application_name": "zonecast"},
-                **given,
-            },
+        set_up = postgres.set_up_transactions if pooled else postgres.set_up_sessions
+        set_up(
+            engine.sync_engine,
+            statement_timeout_s=config.statement_timeout_s,
+            lock_timeout_s=config.lock_timeout_s,
         )
-        limits = {
-            "statement_ms": _milliseconds(config.statement_timeout_s),
-            "lock_ms": _milliseconds(config.lock_timeout_s),
-        }
-
-        def bound(connection: Connection) -> None:
-            connection.execute(_BOUND_TRANSACTION, limits)
-
-        event.listen(engine.sync_engine, "begin", bound)
         event.listen(engine.sync_engine, "handle_error", notice_read_only)
         return engine
 
@@ -368,19 +325,3 @@ class Database:
         )
         sqlite.set_up(reader.sync_engine, read_only=True, busy_timeout_ms=busy_timeout_ms)
         return writer, reader
-
-
-def _milliseconds(duration_s: float) -> str:
-    # At least one: zero would mean no bound.
-    return str(max(1, round(duration_s * 1000)))
-
-
-def _make_commits_durable(connection: Any, _record: object) -> None:
-    """Let a commit that subscribers see survive a crash; a stricter setting is left alone."""
-    cursor = connection.cursor()
-    cursor.execute(
-        "SELECT set_config('synchronous_commit', 'on', false)"
-        " WHERE current_setting('synchronous_commit') = 'off'"
-    )
-    cursor.close()
-    connection.commit()
