@@ -344,3 +344,7 @@ class Feed:
     def slow_count(self) -> int:
         """How many connections are behind because they don't read."""
         return self._hub.slow_count
+
+    def watcher_counts(self) -> dict[str, int]:
+        """Return how many connections watch each channel that anybody watches here."""
+        return self._hub.watcher_counts()

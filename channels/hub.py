@@ -85,6 +85,10 @@ class Hub:
         """How many subscribers are behind because they don't read."""
         return len(self._slow)
 
+    def watcher_counts(self) -> dict[str, int]:
+        """Return how many subscribers each watched channel has."""
+        return {channel: len(watchers) for channel, watchers in self._watchers.items()}
+
     def settle(self, channels: Iterable[str]) -> None:
         """Send what is pending on these channels, so that who attaches next doesn't get it."""
         touched = set(channels)

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
 from channels.ports import UnavailableError
 from channels.positions import Position
@@ -35,6 +35,16 @@ DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
 
 CHECKOUT_MARGIN_S: Final = 0.5
 """Time to try a connection, so that a pool with none free says so itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """A pool of connections as it is now: those in use, those that wait, and how many may be."""
+
+    in_use: int
+    idle: int
+    limit: int
+
 
 Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
@@ -258,6 +268,23 @@ class Database:
                 raise OtherDatabaseError
         finally:
             await direct.close()
+
+    def pools(self) -> dict[str, PoolUse]:
+        """Return how the pools are used: `write`, and `read` where readers have their own."""
+        named = {"write": self.engine.pool}
+        # A pool doesn't tell its overflow: it was made with ours, SQLite's one writer with none.
+        single = "write" if self.dialect == "sqlite" else ""
+        if self.reader.pool is not self.engine.pool:
+            named["read"] = self.reader.pool
+        return {
+            name: PoolUse(
+                pool.checkedout(),
+                pool.checkedin(),
+                pool.size() + (0 if name == single else self.config.max_overflow),
+            )
+            for name, pool in named.items()
+            if isinstance(pool, QueuePool)
+        }
 
     async def close(self) -> None:
         """Close all connections that are not in use."""

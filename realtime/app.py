@@ -35,6 +35,7 @@ from realtime import sse_endpoint, websocket_endpoint
 from realtime.api import add_api
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
+from realtime.loop_lag import watch_loop_lag
 from realtime.metrics import Metrics
 from realtime.node import Node
 from realtime.retention import PRUNING_SLACK, Pruning
@@ -97,6 +98,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 feed.run(),
                 publisher.run(),
                 verify_cache(cache, UsersSource(change_log), metrics),
+                watch_loop_lag(metrics.loop_lagged),
             ):
                 tasks.create_task(work)
             if settings.retention_interval_s:

@@ -52,9 +52,11 @@ class Disconnect(Enum):
     SHUTDOWN = (3001, "shutdown")
     SERVER_ERROR = (3004, "internal server error")
     SLOW = (3008, "slow")
+    FORCED_TO_RECONNECT = (3011, "force reconnect")
     NO_PONG = (3012, "no pong")
     BAD_REQUEST = (3501, "bad request")
     STALE = (3502, "stale")
+    FORCED = (3503, "force disconnect")
 
     @property
     def code(self) -> int:

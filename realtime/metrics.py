@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from cache.cache_config import CacheStats
+from channels.subscribers import Start
 from realtime.cache_figures import CacheFigures
 from realtime.logs import PacedLog
+
+Family = CounterMetricFamily | GaugeMetricFamily
 
 DELAY_BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0,
@@ -20,7 +26,24 @@ DELAY_BUCKETS_S: Final = (
 REQUEST_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 LIFETIME_BUCKETS_S: Final = (1, 10, 60, 600, 3_600, 21_600, 86_400)
 TRANSPORTS: Final = ("websocket", "sse")
+STARTS: Final = ("new", "resumed", "anew")
+"""How subscriptions begin: without a position, with what was missed, with the state instead."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _NodeFigures(Collector):
+    """Renders the figures that were taken last, as `CacheFigures` does and for its reason."""
+
+    def __init__(self) -> None:
+        self._families: Sequence[Family] = ()
+
+    def take(self, families: Sequence[Family]) -> None:
+        """Remember figures for the next rendering."""
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        """Yield the figures taken last; none before the first were taken."""
+        yield from self._families
 
 
 class Metrics:
@@ -36,12 +59,14 @@ class Metrics:
     def __init__(self, *, log_interval_s: float = 1.0) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._cache = CacheFigures()
+        self._node = _NodeFigures()
         self._log = PacedLog(structlog.stdlib.get_logger("zonecast.sync"), log_interval_s)
         self._count_connections()
         self._count_changes()
         self._count_repairs()
         self._count_requests()
         self.registry.register(self._cache)
+        self.registry.register(self._node)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -68,10 +93,18 @@ class Metrics:
         self._lifetime = self._histogram(
             "connection_seconds", "How long connections lived.", LIFETIME_BUCKETS_S, "transport"
         )
+        self._started = self._counter(
+            "subscriptions_started", "Subscriptions, by how they began.", "transport", "start"
+        )
         for transport in TRANSPORTS:
             # There from the start: a figure that is missing can't be told from one that is 0.
             self._connections.labels(transport)
             self._opened.labels(transport)
+            for how in STARTS:
+                self._started.labels(transport, how)
+        self._loop_lag = self._histogram(
+            "loop_lag_seconds", "How late the event loop comes to what is due.", DELAY_BUCKETS_S
+        )
         self._subscriptions = self._gauge("subscriptions", "Live subscriptions.")
         self._bytes = self._counter("sent_bytes", "Bytes written to connections.", "transport")
         self._protocol_errors = self._counter(
@@ -90,7 +123,8 @@ class Metrics:
         self._deliveries = self._counter("deliveries", "Frames written to connections.")
         self._publish_to_write = self._histogram(
             "publish_to_write_seconds",
-            "From a change's arrival to its write, the oldest of each flush.",
+            "From when a change was recorded, on whichever node, to its write to clients here; "
+            "the oldest of each flush.",
             DELAY_BUCKETS_S,
         )
 
@@ -134,6 +168,15 @@ class Metrics:
     def subscriptions_changed(self, delta: int) -> None:
         """Count subscriptions that began (above 0) or ended (below 0)."""
         self._subscriptions.inc(delta)
+
+    def subscription_started(self, transport: str, start: Start) -> None:
+        """Count how a subscription began."""
+        how = "resumed" if start.changes is not None else "anew" if start.was_recovering else "new"
+        self._started.labels(transport, how).inc()
+
+    def loop_lagged(self, lag_s: float) -> None:
+        """Count how late the event loop came to what was due."""
+        self._loop_lag.observe(lag_s)
 
     def bytes_sent(self, transport: str, count: int) -> None:
         """Count bytes written to a connection."""
@@ -195,6 +238,10 @@ class Metrics:
         name = type(error).__name__
         self._failures.labels(name).inc()
         self._log.warning("failed", what=what, error=name, reason=str(error))
+
+    def take_node_figures(self, families: Sequence[Family]) -> None:
+        """Take what the node is like before it is rendered."""
+        self._node.take(families)
 
     def take_cache_figures(self, stats: CacheStats) -> None:
         """Take the figures of the cache before they are rendered."""

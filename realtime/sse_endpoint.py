@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 from typing import Final
+from uuid import uuid4
 
 import structlog
 from sse_starlette.sse import AppStatus, EventSourceResponse
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from channels.names import DIRECTORY, is_zone_id, zone_channel
 from channels.positions import InvalidPositionError, Position, parse_minima, parse_vector
 from realtime.api.problems import Kind, ProblemError
+from realtime.connections import Card
 from realtime.http_protocol import ABORT_EXTENSION
 from realtime.node import Node, node_of
 from realtime.sse_codec import SseCodec
@@ -54,7 +56,7 @@ class SseEndpoint:
             wanted=wanted,
             minima=_read_minima(request, wanted),
         )
-        if not node.connections.admit(stream):
+        if not node.connections.admit(stream, Card(str(uuid4()), TRANSPORT, _address_of(request))):
             raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
         try:
             await _open(stream, node.settings.request_timeout_s)
@@ -62,6 +64,11 @@ class SseEndpoint:
         finally:
             stream.close()
             node.connections.remove(stream)
+
+
+def _address_of(request: Request) -> str:
+    address = request.client
+    return f"{address.host}:{address.port}" if address else ""
 
 
 def _read_wanted(request: Request, max_zones: int) -> dict[str, Position | None]:
@@ -134,9 +141,8 @@ async def _open(stream: SseStream, timeout_s: float) -> None:
 async def _serve(stream: SseStream, node: Node, request: Request, send: Send) -> None:
     loop = asyncio.get_running_loop()
     opened_s = loop.time()
-    address = request.client
     log = structlog.stdlib.get_logger("zonecast.sse").bind(transport=TRANSPORT)
-    peer = f"{address.host}:{address.port}" if address else None
+    peer = _address_of(request) or None
     log.info("connected", peer=peer)
     node.metrics.connection_opened(TRANSPORT)
     # Its own ping is off: it would write into the middle of an event sent in chunks.

@@ -30,6 +30,11 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def queued_bytes(self) -> int:
+        """All bytes that wait, counted against the limit or not."""
+        return sum(len(data) for data, _ in self._entries) + self._in_flight_bytes
+
     def put(self, data: bytes, *, counted: bool = True) -> None:
         """Append bytes, kept without a copy. Snapshots are not counted against the limit."""
         self._entries.append((data, counted))

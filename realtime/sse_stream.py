@@ -27,6 +27,8 @@ _REJOIN_INTERVAL_S: Final = 1.0
 GONE: Final = 2000
 SHUTDOWN: Final = 3001
 SLOW: Final = 3008
+RECONNECT: Final = 3011
+FORCED: Final = 3503
 LEFT: Final = 1001
 ABORTED: Final = 1006
 
@@ -136,6 +138,16 @@ class SseStream:
         if not self.bound.expired():
             self.bound.reschedule(asyncio.get_running_loop().time())
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits until the client reads."""
+        return self._mailbox.queued_bytes
+
+    def dismiss(self, *, reconnect: bool) -> None:
+        """End the stream as an operator wants it; a browser comes back by itself all the same."""
+        self.close_code = RECONNECT if reconnect else FORCED
+        self.abort()
+
     def close(self) -> None:
         """End all subscriptions; called once, when the client is gone."""
         self._feed.leave(self)
@@ -184,6 +196,7 @@ class SseStream:
         for start in starts:
             channel = start.replica.channel
             self._attached.add(channel)
+            self._metrics.subscription_started(TRANSPORT, start)
             if channel == DIRECTORY:
                 self._take_directory(set(start.replica.zones))
             elif start.changes is not None:

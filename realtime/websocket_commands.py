@@ -61,10 +61,20 @@ class Conversation:
         settings: The bounds.
         node_id: Shown to the client.
         problem_told: Told of the code of each error reply.
+        started: Told how each subscription began.
         log: Bound to the connection.
     """
 
-    __slots__ = ("_feed", "_log", "_node_id", "_problem_told", "_session", "_settings", "_turn")
+    __slots__ = (
+        "_feed",
+        "_log",
+        "_node_id",
+        "_problem_told",
+        "_session",
+        "_settings",
+        "_started",
+        "_turn",
+    )
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Conversation:
         settings: Settings,
         node_id: str,
         problem_told: Callable[[int], None],
+        started: Callable[[Start], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._session = session
@@ -81,6 +92,7 @@ class Conversation:
         self._settings = settings
         self._node_id = node_id
         self._problem_told = problem_told
+        self._started = started
         self._log = log
         self._turn = asyncio.Lock()
 
@@ -275,6 +287,7 @@ class Conversation:
                 return False
         self._session.write(encode_subscribed(command.id, start), exempt=True)
         self._session.add_channel(start.replica.channel)
+        self._started(start)
         return True
 
     def _unsubscribe(self, command: Command, request: ChannelRequest) -> None:

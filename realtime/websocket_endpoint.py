@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -12,6 +13,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from realtime.centrifuge_codec import CentrifugeJsonCodec, Disconnect
+from realtime.connections import Card
 from realtime.heartbeat import Heartbeat
 from realtime.node import Node, node_of
 from realtime.websocket_commands import Conversation
@@ -79,13 +81,19 @@ async def websocket_endpoint(websocket: WebSocket) -> None:
         traffic=shared.traffic,
         subscriptions_changed=node.metrics.subscriptions_changed,
     )
-    if not node.connections.admit(session):
+    card = Card(session.client_id, TRANSPORT, _address_of(websocket))
+    if not node.connections.admit(session, card):
         await _send_away(websocket)
         return
     try:
         await _serve_admitted(websocket, wire, session, node, shared.heartbeat)
     finally:
         node.connections.remove(session)
+
+
+def _address_of(websocket: WebSocket) -> str:
+    address = websocket.client
+    return f"{address.host}:{address.port}" if address else ""
 
 
 def _wire_of(websocket: WebSocket) -> SharedFrameProtocol:
@@ -130,8 +138,7 @@ async def _serve_admitted(
     loop = asyncio.get_running_loop()
     opened_s = loop.time()
     log = structlog.get_logger().bind(client=session.client_id, transport=TRANSPORT)
-    address = websocket.client
-    log.info("connected", peer=f"{address.host}:{address.port}" if address else None)
+    log.info("connected", peer=_address_of(websocket) or None)
     node.metrics.connection_opened(TRANSPORT)
     heartbeat.join(session)
     conversation = Conversation(
@@ -140,6 +147,7 @@ async def _serve_admitted(
         settings=node.settings,
         node_id=node.node_id,
         problem_told=node.metrics.protocol_error,
+        started=partial(node.metrics.subscription_started, TRANSPORT),
         log=log,
     )
     try:

@@ -169,6 +169,11 @@ class SharedFrameProtocol(WebSocketsSansIOProtocol):
                 self.loop.call_soon(self.peer.drained)
 
     @property
+    def queued_bytes(self) -> int:
+        """What waits until the peer reads."""
+        return self.transport.get_write_buffer_size()
+
+    @property
     def is_open(self) -> bool:
         """Whether frames can be sent."""
         return self.conn.state is State.OPEN and not self.transport.is_closing()

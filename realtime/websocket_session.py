@@ -34,6 +34,10 @@ class Wire(Protocol):
     def is_busy(self) -> bool:
         """Whether silence says nothing."""
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits until the peer reads."""
+
     def send_frame(self, frame: bytes) -> bool:
         """Write a serialised frame."""
 
@@ -179,6 +183,18 @@ class Session:
             self.flush()
             self.closed(why.code)
             self._wire.end(why.code, why.reason)
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits until the client reads."""
+        return self._lines_bytes + self._wire.queued_bytes
+
+    def dismiss(self, *, reconnect: bool) -> None:
+        """End the connection as an operator wants it; who doesn't read is not waited for."""
+        self.end(Disconnect.FORCED_TO_RECONNECT if reconnect else Disconnect.FORCED)
+        if not self._wire.writable.is_set():
+            # The close frame would wait behind what isn't read.
+            self._wire.abort()
 
     # What the client has
 

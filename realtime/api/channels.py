@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from uuid import uuid4
 
 import msgspec
 from fastapi import Query, Request, Response
@@ -31,6 +32,7 @@ from realtime.api.documents import (
 )
 from realtime.api.problems import Kind, ProblemError
 from realtime.api.routes import WaitingRoute, new_router
+from realtime.connections import Card
 from realtime.node import Node, node_of
 
 router = new_router("channels", WaitingRoute)
@@ -175,6 +177,9 @@ def _checked(page: ChangePage, epoch: str | None, since_rev: int) -> ChangePage:
 class LongPoll:
     """A request that waits for changes. It counts as a connection, and a stop ends its wait."""
 
+    queued_bytes: Final = 0
+    congested: Final = False
+
     def __init__(self, node: Node, request: Request) -> None:
         self._node = node
         self._request = request
@@ -189,6 +194,10 @@ class LongPoll:
         """End the wait."""
         self.farewell()
 
+    def dismiss(self, *, reconnect: bool) -> None:
+        """End the wait."""
+        self.farewell()
+
     async def wait(self, channel: str, position: Position, timeout_s: float) -> None:
         """Wait until the channel is past `position`, the time is over, or nobody waits any more.
 
@@ -198,7 +207,7 @@ class LongPoll:
         connections = self._node.connections
         try:
             async with self._bound:
-                if not connections.admit(self):
+                if not connections.admit(self, self._card()):
                     if connections.closing:
                         return
                     raise ProblemError(Kind.OVERLOADED, "ask again without wait_s, or later")
@@ -209,6 +218,11 @@ class LongPoll:
         except TimeoutError:
             if not self._bound.expired():
                 raise
+
+    def _card(self) -> Card:
+        address = self._request.client
+        peer = f"{address.host}:{address.port}" if address else ""
+        return Card(str(uuid4()), "long_poll", peer)
 
     async def _wait_or_leave(self, channel: str, position: Position, timeout_s: float) -> None:
         async with asyncio.TaskGroup() as group:

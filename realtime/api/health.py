@@ -14,6 +14,7 @@ from realtime.api.answers import json_response
 from realtime.api.problems import Kind, ProblemError
 from realtime.api.routes import new_router
 from realtime.node import Node, node_of
+from realtime.node_figures import count_queued_bytes, describe_node
 
 PROBE_TIMEOUT_S: Final = 2
 """How long `/readyz` waits for the database: load balancers give up soon after."""
@@ -76,6 +77,8 @@ async def _ask_database(node: Node) -> str | None:
 async def read_metrics(request: Request) -> Response:
     """What the node counts, in Prometheus form."""
     node = node_of(request)
+    queued_bytes = await count_queued_bytes(node.connections)
+    node.metrics.take_node_figures(describe_node(node, queued_bytes))
     node.metrics.take_cache_figures(node.cache.get_stats())
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     # In a thread: the figures of the process are read from files.

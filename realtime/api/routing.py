@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from realtime.api import (
+    admin,
     channels,
     documentation,
     health,
@@ -26,6 +27,7 @@ ROUTERS = (
     transfers.router,
     users_dict.router,
     health.router,
+    admin.router,
     documentation.router,
 )
 

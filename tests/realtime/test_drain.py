@@ -33,6 +33,12 @@ class Guest:
     def __init__(self) -> None:
         self.told = 0
 
+    queued_bytes = 0
+    congested = False
+
+    def dismiss(self, *, reconnect: bool) -> None:
+        """Be sent away."""
+
     def farewell(self) -> None:
         """Be told."""
         self.told += 1

@@ -144,6 +144,9 @@ async def test_the_description_has_every_route_and_resolves(api: Api) -> None:
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),
+        ("GET", "/admin/connections"),
+        ("GET", "/admin/channels"),
+        ("POST", "/admin/disconnect"),
     }
     schemas = document["components"]["schemas"]
     names = {ref.rsplit("/", 1)[1] for ref in _references_of(document)}
