@@ -35,13 +35,27 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
 
 Everything is installed into .venv; only `test`, `soak`, `bugs` and `check` install programs of the
-system (Redis, Chromium, Node), where apt-get may without a password. ZONECAST_DEV_APT=0 forbids it.
+system (Redis, Chromium, Node, nginx ...), where apt-get may without a password.
+ZONECAST_DEV_APT=0 forbids it.
 """
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CLIENTS = ROOT / "tests" / "clients"
+PROGRAMS = {
+    "redis-server": ("redis-server", "valkey-server"),
+    "chromium-headless-shell": ("chromium-headless-shell", "chromium", "google-chrome"),
+    "pgbouncer": ("pgbouncer",),
+    "nodejs": ("node",),
+    "npm": ("npm",),
+    # What the deployment is tested with: its load balancer, alert rules, compose file, secrets.
+    "nginx-light": ("nginx",),
+    "prometheus": ("promtool",),
+    "docker-compose": ("docker-compose",),
+    "openssl": ("openssl",),
+}
+"""What only some tests need: Debian's packages, and the programs of which one is enough."""
 APT_RETRY_AFTER_S = 24 * 3600
 MIN_PYTHON = (3, 11)
 
@@ -144,23 +158,11 @@ def _install(arguments: Sequence[str]) -> None:
 
 def set_up_programs() -> None:
     """Install what only some tests need, where we may; they skip with a hint without it."""
-    missing = []
-    if not _has("redis-server", "valkey-server"):
-        missing.append("redis-server")
-    if not _has("pgbouncer") and not Path("/usr/sbin/pgbouncer").exists():
-        missing.append("pgbouncer")
+    missing = [package for package, names in PROGRAMS.items() if not _has(*names)]
     if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         missing.append("postgresql")  # The one in the wheel speaks no TLS.
-    if not _has("openssl"):
-        missing.append("openssl")
-    if not _has("chromium-headless-shell", "chromium", "google-chrome"):
-        missing.append("chromium-headless-shell")
     if sys.platform == "linux" and not _loads("libatomic.so.1"):
         missing.append("libatomic1")  # Playwright's own Node needs it.
-    if not _has("node"):
-        missing.append("nodejs")
-    if not _has("npm"):
-        missing.append("npm")
     if missing and not _tried_lately(missing):
         with step(f"installing {', '.join(missing)} with apt-get"):
             apt_install(missing)
@@ -168,7 +170,9 @@ def set_up_programs() -> None:
 
 
 def _has(*names: str) -> bool:
-    return any(shutil.which(name) for name in names)
+    # Debian has nginx where only root looks.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return any(shutil.which(name, path=path) for name in names)
 
 
 def _loads(library: str) -> bool:

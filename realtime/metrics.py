@@ -28,6 +28,8 @@ LIFETIME_BUCKETS_S: Final = (1, 10, 60, 600, 3_600, 21_600, 86_400)
 TRANSPORTS: Final = ("websocket", "sse")
 STARTS: Final = ("new", "resumed", "anew")
 """How subscriptions begin: without a position, with what was missed, with the state instead."""
+REPAIR_CAUSES: Final = ("gap", "head", "oversize", "behind")
+RESET_CAUSES: Final = ("epoch", "compacted", "rewound", "gone")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -132,6 +134,10 @@ class Metrics:
         self._repairs = self._counter("repairs", "Repairs from the change log.", "cause")
         self._repaired = self._counter("repaired_changes", "Changes read from the log.", "cause")
         self._resets = self._counter("resets", "Replicas read anew.", "cause")
+        for cause in REPAIR_CAUSES:
+            self._repairs.labels(cause)
+        for cause in RESET_CAUSES:
+            self._resets.labels(cause)
         self._duplicates = self._counter("duplicates", "Messages that brought nothing new.")
         self._head_checks = self._counter("head_checks", "Comparisons of all followed heads.")
         self._head_check_time = self._histogram(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import parse_qs
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cache.client import RedisConfig
 from cache.redis_url import SCHEMES
 from db.address import TLS_FILES, connecting
+from realtime.secret_files import SecretFileError, SecretFiles
 
 PREFIX = "ZONECAST_"
 
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
     """Begins the node's id, which clients and logs show."""
     listen_backlog: Count = 4_096
     """Connections that may wait to be accepted."""
+
+    trusted_proxies: str = ""
+    """Addresses and networks, with commas, whose X-Forwarded-For and X-Forwarded-Proto count."""
 
     # The truth.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///zonecast.db")
@@ -185,6 +189,30 @@ transaction mode): for locks, migrations and head checks."""
     shutdown_timeout_s: Positive = 10
     """Longest wait for clients to leave when the node stops."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what is given, then the environment, then the files that it names."""
+        given = set(init_settings())
+        return init_settings, env_settings, SecretFiles(settings_cls, given)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, value: str) -> str:
+        for item in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ip_network(item)
+            except ValueError:
+                msg = "must be addresses or networks like 10.0.0.1 or 10.0.0.0/24, with commas"
+                raise ValueError(msg) from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _database_is_served(cls, value: SecretStr) -> SecretStr:
@@ -303,6 +331,8 @@ def load_settings(**given: object) -> Settings:
     """
     try:
         return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except SecretFileError as error:
+        raise SettingsError(str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""

@@ -13,14 +13,11 @@ import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from realtime.settings import PREFIX, Settings
 from tests.addresses import files_of, offences, offences_in
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,42 +148,6 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
 def test_everything_that_gets_installed_is_pinned() -> None:
     """No dependency of a dependency floats."""
     assert set(closure(declared())) <= pins().keys()
-
-
-def compose() -> dict[str, Any]:
-    parsed = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert isinstance(parsed, dict)
-    return parsed
-
-
-def test_compose_starts_two_nodes_after_the_migration() -> None:
-    """The servers come first, then the schema, then nodes on different ports."""
-    services = compose()["services"]
-    assert set(services) == {"postgres", "redis", "migrate", "node-1", "node-2"}
-    assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    nodes = [services["node-1"], services["node-2"]]
-    for node in nodes:
-        assert node["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
-        assert "/readyz" in node["healthcheck"]["test"][-1]
-    assert nodes[0]["ports"] != nodes[1]["ports"]
-
-
-def test_compose_and_image_name_only_settings_that_exist() -> None:
-    """A renamed setting is not left behind in the deployment."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in ("compose.yaml", "Dockerfile"):
-        named = set(re.findall(r"ZONECAST_[A-Z_]+", (ROOT / name).read_text()))
-        assert named, name
-        assert named <= known
-
-
-def test_the_settings_of_a_node_in_compose_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node would start with them."""
-    for name, value in compose()["services"]["node-1"]["environment"].items():
-        monkeypatch.setenv(name, value.replace("${POSTGRES_PASSWORD:-zonecast}", "secret"))
-    settings = Settings()
-    assert settings.node_name == "node-1"
-    assert not settings.embedded
 
 
 def test_npm_packages_are_pinned_by_content_without_addresses() -> None:
