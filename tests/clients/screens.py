@@ -171,7 +171,7 @@ class JavaScriptScreen:
         }
 
 
-def javascript_sdk(node: Path) -> MakeScreen:
+def javascript_sdk(node: Path, scheme: str = "ws") -> MakeScreen:
     """Make what watches with the JavaScript SDK, run by this Node."""
 
     @asynccontextmanager
@@ -188,7 +188,7 @@ def javascript_sdk(node: Path) -> MakeScreen:
         screen = JavaScriptScreen(process)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(screen.listen())
-            url = f"ws://127.0.0.1:{port}/connection/websocket"
+            url = f"{scheme}://127.0.0.1:{port}/connection/websocket"
             screen.say({"do": "watch", "url": url, "zones": list(zones)})
             try:
                 yield screen
