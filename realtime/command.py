@@ -26,6 +26,7 @@ from db.errors import DatabaseError
 from db.retention import PruneReport, Retention
 from realtime.addresses import DEFAULT_URL, check_url
 from realtime.app import database_config, occupied, retention_config
+from realtime.check_command import check_configuration
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
 from realtime.replay import Replay, ReplayOptions
@@ -286,6 +287,7 @@ def _write_line(line: str) -> None:
 
 
 app.command()(verify)
+app.command("check")(check_configuration)
 
 
 def main() -> None:

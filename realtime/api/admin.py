@@ -1,6 +1,6 @@
 """Administration over HTTP: who is connected to this node, what it follows, and sending away.
 
-All of it is about the one node that answers; `zonecast top` asks several. Each route is tagged
+All of it is about the one node that answers. Each route is tagged
 `admin`, which is what a policy asks for.
 """
 
