@@ -60,6 +60,9 @@ class Operator:
         )
         code = await wait_exit(process, timeout_s=60)
         said = await asyncio.to_thread(log.read_text)
+        server_log = self._postgres.data / "restored.log"
+        if await asyncio.to_thread(server_log.exists):
+            said += await asyncio.to_thread(server_log.read_text)
         assert code == 0, f"{name}: {said}"
 
 
@@ -85,7 +88,8 @@ async def node(
     own_postgres: PostgresServer, redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[NodeProcess]:
     """A node on a server that also starts by its own files alone, as `pg_ctl` starts it."""
-    await own_postgres.execute("ALTER SYSTEM SET unix_socket_directories = ''")
+    place = own_postgres.folder
+    await own_postgres.execute(f"ALTER SYSTEM SET unix_socket_directories = '{place}'")
     settings = {"database_url": own_postgres.url, "redis_url": redis_server.url, "pool_size": 5}
     async with running_nodes(tmp_path, 1, settings) as (started,):
         yield started
