@@ -12,6 +12,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from cache.cluster_bus import ClusterBus
 from cache.redis_bus import RedisBus
 from channels.ports import BusState
 from realtime.connections import Connections
@@ -89,7 +90,7 @@ def describe_node(node: Node, queued_bytes: dict[str, int]) -> list[Family]:
     ):
         samples = [((pool,), float(getattr(use, name))) for pool, use in pools.items()]
         families.append(_labelled(f"pool_{name}", text, ("pool",), samples))
-    if isinstance(node.bus, RedisBus):
+    if isinstance(node.bus, RedisBus | ClusterBus):
         counted = asdict(node.bus.counters)
         families += [
             CounterMetricFamily(f"zonecast_bus_{name}", text, value=counted[name])
