@@ -5,31 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
+from channels.admission import NO_MINIMA, Admission, Reply
 from channels.changes import Change, ChangePage, ChannelState
 from channels.digest import DigestAt
-from channels.followed import Followed
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
 from channels.hub import Hub
 from channels.minima import Minima
-from channels.ports import Bus, ChangeLog, Observer, UnavailableError
+from channels.ports import Bus, ChangeLog, Observer
 from channels.positions import Position
 from channels.repairs import FollowerConfig
 from channels.replica import Replica, encode_state
-from channels.resume import missed_changes
-from channels.subscribers import EndReason, Start, Subscriber
-
-ACQUIRE_MAX_TRIES: Final = 3
-"""How often channels are acquired anew because one of them went meanwhile."""
-
-NO_MINIMA: Final[Mapping[str, Position]] = MappingProxyType({})
-
-Reply = Callable[[Sequence[Start]], bool]
+from channels.subscribers import EndReason, Subscriber
 
 __all__ = ["Feed", "FeedConfig", "Reply", "Snapshot", "UnknownChannelError"]
 
@@ -102,6 +93,13 @@ class Feed:
             released=self.follower.release,
             catch_up_max_bytes=config.catch_up_max_bytes,
         )
+        self._admission = Admission(
+            self.follower,
+            self._hub,
+            self.minima,
+            resume_max_changes=config.following.resume_max_changes,
+            resume_max_bytes=config.resume_max_bytes,
+        )
         self._head_checks = HeadChecks(
             log,
             self.follower,
@@ -145,95 +143,14 @@ class Feed:
         reply: Reply,
         minima: Mapping[str, Position] = NO_MINIMA,
     ) -> None:
-        """Follow channels, decide how each begins, tell the client, and attach it: one step.
+        """Let a subscriber watch channels: see `Admission.subscribe`."""
+        await self._admission.subscribe(subscriber, wanted, reply, minima)
 
-        `reply` is called once, synchronously, with a `Start` for each channel in the order
-        of `wanted`, right before the connection is attached; what it writes precedes every
-        change. When it returns `False` nothing is attached (the client refused a snapshot).
-        `wanted` maps channels to the client's position, `None` for a new subscription; a
-        channel in `minima` is first brought there, as `Minima.meet` does. Channels that the
-        subscriber already has are refused by the caller before. Cancel-safe.
-
-        Raises (nothing is attached then):
-            UnknownChannelError: one of the channels does not exist.
-            UnavailableError: the database cannot be asked, and no replica is at hand or the
-                client has seen what it doesn't have.
-        """
-        held: list[str] = []
-        try:
-            for _ in range(ACQUIRE_MAX_TRIES):
-                prepared = await self._acquire_all(wanted, minima, held)
-                if not any(followed.is_gone for followed in prepared.values()):
-                    break
-                # One went while others were read. It may have been made again since.
-                self._release(held)
-            starts = [self._start(prepared[channel], since) for channel, since in wanted.items()]
-            self._hub.settle(wanted)
-            if reply(starts):
-                for channel in wanted:
-                    self._hub.attach(subscriber, channel)
-                held.clear()
-        finally:
-            self._release(held)
-
-    def _release(self, held: list[str]) -> None:
-        while held:
-            self.follower.release(held.pop())
-
-    async def _acquire_all(
-        self,
-        wanted: Mapping[str, Position | None],
-        minima: Mapping[str, Position],
-        held: list[str],
-    ) -> dict[str, Followed]:
-        """Follow all channels, note in `held` what is to be released, and prepare resumes."""
-        asked_s = asyncio.get_running_loop().time()
-
-        async def prepare(channel: str, since: Position | None) -> Followed:
-            followed = await self.follower.acquire(channel)
-            held.append(channel)
-            if channel in minima:
-                await self.minima.meet(followed, minima[channel], asked_s)
-            if since is not None:
-                await self._prepare_resume(followed, since, asked_s)
-            return followed
-
-        names = list(wanted)
-        if len(names) == 1:
-            return {names[0]: await prepare(names[0], wanted[names[0]])}
-        results = await asyncio.gather(
-            *(prepare(name, wanted[name]) for name in names), return_exceptions=True
-        )
-        prepared: dict[str, Followed] = {}
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, BaseException):
-                raise result
-            prepared[name] = result
-        return prepared
-
-    async def _prepare_resume(self, followed: Followed, since: Position, asked_s: float) -> None:
-        """Read what a resume from `since` may need; the decision itself comes later."""
-        replica = followed.replica
-        if replica is None:
-            return
-        is_ahead = since.epoch == replica.epoch and since.rev > replica.rev
-        is_foreign = since.epoch not in {replica.epoch, followed.past_epoch}
-        if is_ahead or (is_foreign and followed.verified_s < asked_s):
-            # Perhaps it is this node that lags, not the client that comes from elsewhere.
-            await self.minima.catch_up(followed, asked_s)
-        limit = self._config.following.resume_max_changes
-        if since.epoch == replica.epoch and 0 <= replica.rev - since.rev <= limit:
-            with contextlib.suppress(UnavailableError):
-                # Without the changes it is the state that is at hand.
-                await self.follower.repairs.recall(followed, since.rev)
-
-    def _start(self, followed: Followed, since: Position | None) -> Start:
-        replica = followed.replica
-        if replica is None or followed.is_gone:
-            raise UnknownChannelError(followed.channel)
-        limit = self._config.following.resume_max_changes
-        changes = missed_changes(replica, since, limit, self._config.resume_max_bytes)
-        return Start(replica, replica.position, since is not None, changes)
+    def try_subscribe(
+        self, subscriber: Subscriber[Any], wanted: Mapping[str, Position | None], reply: Reply
+    ) -> bool:
+        """Do the same if nothing has to be awaited: see `Admission.try_subscribe`."""
+        return self._admission.try_subscribe(subscriber, wanted, reply)
 
     def unsubscribe(self, subscriber: Subscriber[Any], channel: str) -> None:
         """End one subscription; unknown ones are ignored. Never awaits."""

@@ -100,10 +100,7 @@ class Follower:
         if followed is None:
             limit = self._config.resume_max_changes
             followed = self._followed[channel] = Followed(channel, waiting_max_changes=limit)
-        followed.references += 1
-        if followed.linger is not None:
-            followed.linger.cancel()
-            followed.linger = None
+        self.hold(followed)
         try:
             if followed.replica is None or followed.is_gone:
                 began_before = followed.loading is not None
@@ -118,6 +115,20 @@ class Follower:
             self.release(channel)
             raise UnknownChannelError(channel)
         return followed
+
+    def at_hand(self, channel: str) -> Followed | None:
+        """Return a channel whose replica is live, so that `hold` is all that `acquire` does."""
+        followed = self._followed.get(channel)
+        if followed is None or followed.replica is None or followed.is_gone:
+            return None
+        return followed
+
+    def hold(self, followed: Followed) -> None:
+        """Keep a channel followed until `release`."""
+        followed.references += 1
+        if followed.linger is not None:
+            followed.linger.cancel()
+            followed.linger = None
 
     async def _load(self, followed: Followed) -> None:
         await self.repairs.load(followed, partial(self._bus.subscribe, followed.channel))

@@ -113,7 +113,8 @@ class Arena:
         self.nodes = [ArenaNode(self.truth, self._route, tasks) for _ in range(2)]
         codec = PlainCodec()
         self.viewers = [
-            Viewer(f"viewer {n}", self.truth, codec, is_joining=n != 1) for n in range(3)
+            Viewer(f"viewer {n}", self.truth, codec, is_joining=n != 1, is_quick=n != 0)
+            for n in range(3)
         ]
         self.is_silent = False
         self._wave = 0

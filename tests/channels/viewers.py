@@ -238,12 +238,16 @@ class Viewer:
         pictures: What it held of channels when their subscriptions were interrupted.
         positions: Where that is.
         is_joining: Whether it subscribes to all channels in one step, not one by one.
+        is_quick: Whether it subscribes at once where nothing has to be awaited.
         patience_s: After that long it gives up its next attempt to subscribe.
     """
 
-    def __init__(self, name: str, record: Record, codec: PlainCodec, *, is_joining: bool) -> None:
+    def __init__(
+        self, name: str, record: Record, codec: PlainCodec, *, is_joining: bool, is_quick: bool
+    ) -> None:
         self.name = name
         self.is_joining = is_joining
+        self.is_quick = is_quick
         self.wanted: dict[str, None] = {}
         self.pictures: dict[str, Picture] = {}
         self.positions: dict[str, Position] = {}
@@ -306,9 +310,13 @@ class Viewer:
         asked = connection.asked = {c: self.positions.get(c) for c in channels}
         connection.resumed = dict(self.pictures)
         patience_s, self.patience_s = self.patience_s, None
+        feed = connection.node.feed
         try:
             async with asyncio.timeout(patience_s):
-                await connection.node.feed.subscribe(connection, asked, connection.begin)
+                if self.is_quick and feed.try_subscribe(connection, asked, connection.begin):
+                    await asyncio.sleep(0)
+                else:
+                    await feed.subscribe(connection, asked, connection.begin)
         except TimeoutError:
             record.check(patience_s is not None, "only our own patience ends")
         except UnknownChannelError as error:
