@@ -164,6 +164,10 @@ class Feed:
         """Bring a connection up to date that is no longer congested. Never awaits."""
         self._hub.drained(subscriber)
 
+    def watches(self, subscriber: Subscriber[Any], channel: str) -> bool:
+        """Tell whether a connection watches a channel."""
+        return self._hub.watches(subscriber, channel)
+
     def channels_of(self, subscriber: Subscriber[Any]) -> frozenset[str]:
         """Return what a connection watches."""
         return self._hub.channels_of(subscriber)

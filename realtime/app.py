@@ -31,7 +31,7 @@ from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
 from db.occupancy import occupy
 from db.retention import Retention, RetentionConfig
-from realtime import sse_endpoint, websocket_endpoint
+from realtime import sse_endpoint
 from realtime.api import add_api
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
@@ -57,7 +57,7 @@ def build_app(settings: Settings) -> FastAPI:
         title="Zonecast", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     add_api(app)
-    app.router.routes.extend([*websocket_endpoint.routes, *sse_endpoint.routes])
+    app.router.routes.extend(sse_endpoint.routes)
     return app
 
 
@@ -115,6 +115,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 cache=cache,
                 metrics=metrics,
                 connections=Connections(room_for_connections(settings, raise_limit())),
+                tasks=tasks,
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.redis_timeout_s):

@@ -6,7 +6,6 @@ description for clients; here is its only implementation.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +16,7 @@ import msgspec
 from channels.changes import Change
 from channels.positions import InvalidPositionError, Position, parse_minima
 from channels.subscribers import EndReason, Start
+from realtime.websocket_frames import PING, frame_header, text_frame
 
 MAX_COMMAND_ID: Final = 2**53 - 1
 REJECT_UNRECOVERED: Final = 2
@@ -41,9 +41,6 @@ METHODS: Final = frozenset(
 
 FOREIGN: Final = Position("", 0)
 """The position of a client whose own can't be read: no channel is ever in this epoch."""
-
-_TEXT_FINAL: Final = 0x81
-_PING_FINAL: Final = 0x89
 
 
 class Disconnect(Enum):
@@ -300,24 +297,7 @@ def encode_staleness(since_ms: int | None) -> bytes:
     return msgspec.json.encode({"push": {"message": {"data": data}}})
 
 
-# WebSocket frames (RFC 6455, section 5.2), from server to client and so never masked.
-
-
-def frame_header(length: int, first_byte: int = _TEXT_FINAL) -> bytes:
-    """Begin an unfragmented frame, by default a text frame, of `length` bytes of payload."""
-    if length < 126:
-        return struct.pack("!BB", first_byte, length)
-    if length < 65_536:
-        return struct.pack("!BBH", first_byte, 126, length)
-    return struct.pack("!BBQ", first_byte, 127, length)
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Make a complete text frame."""
-    return frame_header(len(payload)) + payload
-
-
-PING_FRAMES: Final = frame_header(0, _PING_FINAL) + text_frame(b"{}")
+PING_FRAMES: Final = frame_header(0, PING) + text_frame(b"{}")
 """The protocol's ping, for SDKs, and WebSocket's own, which every client library answers."""
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from realtime.websocket_handshake import Handshake
 
 ABORT_EXTENSION: Final = "zonecast.abort"
 """The ASGI scope's extension: `{"abort": callable}` drops the connection, buffers included."""
@@ -36,6 +40,10 @@ def bound_kernel(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
 
 
+Upgrade = Callable[[Handshake, asyncio.Transport, set[Any]], None]
+"""Answers a WebSocket handshake, and takes the transport over if it accepts it."""
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which would wait for a request's head, and store it, without end.
 
@@ -48,6 +56,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         app_state: The lifespan's.
         head_timeout_s: How long a new connection, and later each begun request, may take until
             the request's head is complete. Before the next request `timeout_keep_alive` counts.
+        upgrade: Told of each WebSocket handshake, with the server's connections.
     """
 
     def __init__(
@@ -58,9 +67,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_timeout_s: float,
+        upgrade: Upgrade,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_timeout_s = head_timeout_s
+        self._upgrade = upgrade
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
 
@@ -105,3 +116,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; nothing of this object is kept with it."""
+        self.connections.discard(self)
+        # Or the two would hold each other until the next collection of garbage.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end
+        path, _, query = self.url.partition(b"?")
+        peer = None if self.client is None else f"{self.client[0]}:{self.client[1]}"
+        handshake = Handshake(
+            method=self.scope["method"],
+            http_version=self.scope["http_version"],
+            path=unquote(path.decode("latin-1")),
+            query=query,
+            headers=self.headers,
+            peer=peer,
+        )
+        self._upgrade(handshake, self.transport, self.connections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -21,6 +22,8 @@ class Node:
 
     Attributes:
         node_id: Unique for this start of this process, shown to clients.
+        tasks: Owns what outlasts no connection but runs beside its handler; whoever starts
+            something there also ends it, and nothing that it raises may leave it.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
     """
 
@@ -33,6 +36,7 @@ class Node:
     cache: RedisCache
     metrics: Metrics
     connections: Connections
+    tasks: asyncio.TaskGroup
 
 
 class HasApp(Protocol):

@@ -31,8 +31,9 @@ class WaitingRoom:
     There is a task for each of the channels that are served at once, and none for the others.
 
     Args:
-        tasks: Owns what runs; it must end with the connection.
+        tasks: Owns what runs, until `close`.
         serve: Waits and executes. Its failures are its own: nothing that it raises is handled.
+        emptied: Told each time that the last command has left.
         max_concurrent: How many channels are served at once.
         max_commands: How many commands may be here.
         max_bytes: How long their parameters may be together.
@@ -42,6 +43,7 @@ class WaitingRoom:
         self,
         tasks: asyncio.TaskGroup,
         serve: Callable[[Waiting], Awaitable[None]],
+        emptied: Callable[[], None],
         *,
         max_concurrent: int,
         max_commands: int,
@@ -49,6 +51,7 @@ class WaitingRoom:
     ) -> None:
         self._tasks = tasks
         self._serve = serve
+        self._emptied = emptied
         self._max_concurrent = max_concurrent
         self._max_commands = max_commands
         self._max_bytes = max_bytes
@@ -67,11 +70,19 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._commands
 
-    async def add(self, waiting: Waiting) -> None:
-        """Take a command in; wait for room, when there is none. Cancel-safe."""
-        while self._commands >= self._max_commands or self._bytes >= self._max_bytes:
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody may come in."""
+        return self._commands >= self._max_commands or self._bytes >= self._max_bytes
+
+    async def has_room(self) -> None:
+        """Wait until somebody may come in. Cancel-safe."""
+        while self.is_full:
             self._left.clear()
             await self._left.wait()
+
+    def add(self, waiting: Waiting) -> None:
+        """Take a command in; the caller has seen that there is room. Never awaits."""
         params = waiting.command.params.copy()
         kept = replace(waiting, command=replace(waiting.command, params=params))
         self._commands += 1
@@ -100,6 +111,8 @@ class WaitingRoom:
             # In the same step in which its queue was seen to be empty, as is the next line.
             del self._queues[channel]
         self._attending -= 1
+        if not self._commands:
+            self._emptied()
 
     def close(self) -> None:
         """Send everybody away: the connection is gone."""

@@ -1,17 +1,17 @@
-"""The conversation: what a client's commands do, one after the other."""
+"""The commands: what each of them does, and what it is answered."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from math import ceil
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from structlog.typing import FilteringBoundLogger
+from structlog.stdlib import BoundLogger
 
+from channels.digest import DigestAt
 from channels.feed import Feed, UnknownChannelError
 from channels.names import InvalidChannelError, parse_channel
 from channels.ports import UnavailableError
@@ -21,13 +21,10 @@ from realtime.centrifuge_codec import (
     BadRequestError,
     ChannelRequest,
     Command,
-    Disconnect,
     HistoryRequest,
-    Params,
     Problem,
     RpcRequest,
     SubscribeRequest,
-    decode_commands,
     decode_params,
     encode_history,
     encode_problem,
@@ -36,289 +33,219 @@ from realtime.centrifuge_codec import (
 )
 from realtime.channel_history import UnrecoverableError, read_history
 from realtime.settings import Settings
-from realtime.waiting_room import Waiting, WaitingRoom
 from realtime.websocket_session import Session
 
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Work = Callable[[], Awaitable[None]]
+"""The rest of a command that has to wait for something. Called once, or never."""
 
 # Read at import, as it is from files.
 _VERSION: Final = f"zonecast {version('zonecast')}"
 _NOT_AVAILABLE: Final = frozenset(
     {"publish", "presence", "presence_stats", "refresh", "sub_refresh"}
 )
+_ANSWERABLE: Final = (
+    msgspec.DecodeError,
+    RecursionError,
+    InvalidChannelError,
+    UnknownChannelError,
+    UnrecoverableError,
+    UnavailableError,
+)
 
 
-class Conversation:
-    """Executes the commands of one session in their order, so that replies keep it, too.
-
-    But a subscribe with a `min` that this node has not reached yet waits aside, and with it only
-    what comes later for the same channel. One command is executed at a time, whoever waited:
-    each is answered when what was written before has been read.
+class Commands:
+    """Executes single commands of a node's sessions, at once as far as nothing is awaited.
 
     Args:
-        session: Whose commands these are.
         feed: Where channels are watched and read.
         settings: The bounds.
-        node_id: Shown to the client.
+        node_id: Shown to clients.
+        connected: Told of each session whose client has sent `connect`.
         problem_told: Told of the code of each error reply.
         started: Told how each subscription began.
-        log: Bound to the connection.
+        log: Where what fails is told.
     """
-
-    __slots__ = (
-        "_feed",
-        "_log",
-        "_node_id",
-        "_problem_told",
-        "_session",
-        "_settings",
-        "_started",
-        "_turn",
-    )
 
     def __init__(
         self,
-        session: Session,
         *,
         feed: Feed,
         settings: Settings,
         node_id: str,
+        connected: Callable[[Session], None],
         problem_told: Callable[[int], None],
         started: Callable[[Start], None],
-        log: FilteringBoundLogger,
+        log: BoundLogger,
     ) -> None:
-        self._session = session
         self._feed = feed
         self._settings = settings
         self._node_id = node_id
+        self._connected = connected
         self._problem_told = problem_told
         self._started = started
         self._log = log
-        self._turn = asyncio.Lock()
 
-    async def run(self, receive: Receive, is_gone: Callable[[], bool]) -> None:
-        """Execute what the client says until the connection is gone. Cancel-safe.
+    def begin(self, session: Session, command: Command) -> Work | None:
+        """Execute a command as far as nothing has to be awaited; return the rest.
 
-        Args:
-            receive: Returns ASGI events; reading goes on whether or not it is called.
-            is_gone: Whether there will be no further event.
+        Raises:
+            BadRequestError: the session is to be ended for it.
         """
-        session = self._session
-        loop = asyncio.get_running_loop()
-        stale = loop.call_later(self._settings.connect_timeout_s, self._cut_stale)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                room = self._waiting_room(tasks)
-                while not is_gone():
-                    message = await receive()
-                    if message["type"] != "websocket.receive" or session.close_code is not None:
-                        continue
-                    text = message.get("text")
-                    if isinstance(text, str):
-                        await self._execute_message(text, room)
-                    else:
-                        self._refuse("a binary message")
-                room.close()
-        finally:
-            stale.cancel()
-            session.closed(1006)
-
-    def _waiting_room(self, tasks: asyncio.TaskGroup) -> WaitingRoom:
-        return WaitingRoom(
-            tasks,
-            self._serve_waiting,
-            max_concurrent=self._settings.waiting_max_concurrent,
-            max_commands=self._settings.max_commands_per_message,
-            max_bytes=self._settings.max_message_bytes,
-        )
-
-    def _cut_stale(self) -> None:
-        if not self._session.is_connected:
-            self._session.end(Disconnect.STALE)
-
-    def _refuse(self, why: str) -> None:
-        self._log.info("refused", why=why)
-        self._session.end(Disconnect.BAD_REQUEST)
-
-    async def _execute_message(self, text: str, room: WaitingRoom) -> None:
-        with self._boundary():
-            for command in decode_commands(text, self._settings.max_commands_per_message):
-                channel = self._waits_for(command, room)
-                if channel is not None:
-                    asked_s = asyncio.get_running_loop().time()
-                    await room.add(Waiting(command, channel, asked_s))
-                    continue
-                if not await self._execute_in_turn(command):
-                    return
-
-    @contextlib.contextmanager
-    def _boundary(self) -> Iterator[None]:
-        """End the session for what is wrong with its messages, or with us."""
-        try:
-            yield
-        except BadRequestError as error:
-            self._refuse(error.why)
-        except Exception:  # noqa: BLE001 - the boundary of the connection's tasks.
-            self._session.end(Disconnect.SERVER_ERROR)
-            self._log.exception("session failed")
-
-    def _waits_for(self, command: Command, room: WaitingRoom) -> str | None:
-        """Return the channel that a command has to wait for; `None`: it is executed at once."""
-        if command.method == "subscribe" and self._session.is_connected:
-            request = _read(command, SubscribeRequest)
-            if request is None:
-                return None
-            waits = request.minimum is not None and not self._feed.minima.covers(
-                request.channel, request.minimum
-            )
-            return request.channel if waits or request.channel in room else None
-        if command.method == "unsubscribe" and room:
-            ending = _read(command, ChannelRequest)
-            return ending.channel if ending is not None and ending.channel in room else None
-        return None
-
-    async def _serve_waiting(self, waiting: Waiting) -> None:
-        command = waiting.command
-        with self._boundary(), self._answering(command):
-            request = _read(command, SubscribeRequest) if command.method == "subscribe" else None
-            if request is None or request.minimum is None:
-                await self._execute_in_turn(command)
-                return
-            channel = parse_channel(request.channel)
-            async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
-                await self._execute_in_turn(command)
-
-    async def _execute_in_turn(self, command: Command) -> bool:
-        """Execute a command once the client may be answered; tell whether it could be."""
-        async with self._turn:
-            if not await self._session.may_write(self._settings.slow_drain_timeout_s):
-                return False
-            await self._execute(command)
-            return True
-
-    async def _execute(self, command: Command) -> None:
         if command.method == "connect":
-            self._connect(command)
-            return
-        if not self._session.is_connected:
+            self._connect(session, command)
+            return None
+        if not session.is_connected:
             raise BadRequestError("a command before connect")
-        with self._answering(command):
-            await self._answer(command)
-
-    @contextlib.contextmanager
-    def _answering(self, command: Command) -> Iterator[None]:
-        """Answer a command that fails with why."""
         try:
-            yield
-        except (msgspec.DecodeError, RecursionError):
-            self._fail(command, Problem.BAD_REQUEST)
-        except (InvalidChannelError, UnknownChannelError):
-            self._fail(command, Problem.UNKNOWN_CHANNEL)
-        except UnrecoverableError:
-            self._fail(command, Problem.UNRECOVERABLE)
-        except UnavailableError as error:
-            self._log.warning("command failed", method=command.method, reason=error.reason)
-            self._fail(command, Problem.INTERNAL)
+            work = self._answer(session, command)
+        except _ANSWERABLE as error:
+            self._explain(session, command, error)
+            return None
+        return work and partial(self.answer_later, session, command, work)
 
-    async def _answer(self, command: Command) -> None:
+    async def answer_later(self, session: Session, command: Command, work: Work) -> None:
+        """Await what a command has to wait for, and answer it with why when that fails."""
+        try:
+            await work()
+        except _ANSWERABLE as error:
+            self._explain(session, command, error)
+
+    def _explain(self, session: Session, command: Command, error: Exception) -> None:
+        """Answer a command that failed with why."""
+        if isinstance(error, InvalidChannelError | UnknownChannelError):
+            self._fail(session, command, Problem.UNKNOWN_CHANNEL)
+        elif isinstance(error, UnrecoverableError):
+            self._fail(session, command, Problem.UNRECOVERABLE)
+        elif isinstance(error, UnavailableError):
+            self._log.warning(
+                "command failed",
+                client=session.client_id,
+                method=command.method,
+                reason=error.reason,
+            )
+            self._fail(session, command, Problem.INTERNAL)
+        else:
+            self._fail(session, command, Problem.BAD_REQUEST)
+
+    def _answer(self, session: Session, command: Command) -> Work | None:
         match command.method:
             case "subscribe":
-                await self._subscribe(command, decode_params(command, SubscribeRequest))
+                return self._subscribe(session, command, decode_params(command, SubscribeRequest))
             case "unsubscribe":
-                self._unsubscribe(command, decode_params(command, ChannelRequest))
+                self._unsubscribe(session, command, decode_params(command, ChannelRequest))
             case "history":
-                await self._history(command, decode_params(command, HistoryRequest))
+                request = decode_params(command, HistoryRequest)
+                parse_channel(request.channel)
+                return partial(self._history, session, command, request)
             case "rpc":
-                await self._call(command, decode_params(command, RpcRequest))
+                return self._call(session, command, decode_params(command, RpcRequest))
             case "ping":
-                self._session.write([encode_reply(command, {})])
+                session.write([encode_reply(command, {})])
             case "send":
                 pass  # Asynchronous messages to the server: it has no use for them.
             case method if method in _NOT_AVAILABLE:
-                self._fail(command, Problem.NOT_AVAILABLE)
+                self._fail(session, command, Problem.NOT_AVAILABLE)
             case _:
-                self._fail(command, Problem.METHOD_NOT_FOUND)
+                self._fail(session, command, Problem.METHOD_NOT_FOUND)
+        return None
 
-    def _fail(self, command: Command, problem: Problem) -> None:
-        self._session.write([encode_problem(command.id, problem)])
+    def _fail(self, session: Session, command: Command, problem: Problem) -> None:
+        session.write([encode_problem(command.id, problem)])
         self._problem_told(problem.value[0])
 
-    def _connect(self, command: Command) -> None:
-        if self._session.is_connected:
+    def _connect(self, session: Session, command: Command) -> None:
+        if session.is_connected:
             raise BadRequestError("connected twice")
-        self._session.is_connected = True
+        session.is_connected = True
         result = {
-            "client": self._session.client_id,
+            "client": session.client_id,
             "version": _VERSION,
             # Whole seconds in the protocol; clients add a grace of their own.
             "ping": ceil(self._settings.ping_interval_s),
             "pong": True,
             "data": {"node": self._node_id},
         }
-        self._session.write([encode_reply(command, result)])
+        session.write([encode_reply(command, result)])
+        self._connected(session)
 
-    async def _subscribe(self, command: Command, request: SubscribeRequest) -> None:
+    def _subscribe(
+        self, session: Session, command: Command, request: SubscribeRequest
+    ) -> Work | None:
         channel = parse_channel(request.channel)
-        if channel in self._session.channels:
-            self._fail(command, Problem.ALREADY_SUBSCRIBED)
-            return
-        if len(self._session.channels) >= self._settings.max_subscriptions_per_connection:
-            self._fail(command, Problem.LIMIT_EXCEEDED)
-            return
+        if self._feed.watches(session, channel):
+            self._fail(session, command, Problem.ALREADY_SUBSCRIBED)
+            return None
+        if session.channel_count >= self._settings.max_subscriptions_per_connection:
+            self._fail(session, command, Problem.LIMIT_EXCEEDED)
+            return None
 
         def reply(starts: Sequence[Start]) -> bool:
-            return self._begin(command, request, starts[0])
+            return self._start(session, command, request, starts[0])
 
-        await self._feed.subscribe(self._session, {channel: request.position}, reply)
+        wanted = {channel: request.position}
+        if self._feed.try_subscribe(session, wanted, reply):
+            self._tell_if_stale(session, channel)
+            return None
+
+        async def subscribe() -> None:
+            await self._feed.subscribe(session, wanted, reply)
+            self._tell_if_stale(session, channel)
+
+        return subscribe
+
+    def _tell_if_stale(self, session: Session, channel: str) -> None:
         since_ms = self._feed.stale_since_ms
-        if since_ms is not None and channel in self._session.channels:
-            self._session.tell_staleness(since_ms)
+        if since_ms is not None and self._feed.watches(session, channel):
+            session.tell_staleness(since_ms)
 
-    def _begin(self, command: Command, request: SubscribeRequest, start: Start) -> bool:
+    def _start(
+        self, session: Session, command: Command, request: SubscribeRequest, start: Start
+    ) -> bool:
         """Reply to a subscribe command in the step in which the feed attaches the session."""
-        if self._session.close_code is not None:
+        if session.close_code is not None:
             return False
         if start.changes is None:
             if start.was_recovering and request.flag & REJECT_UNRECOVERED:
-                self._fail(command, Problem.UNRECOVERABLE)
+                self._fail(session, command, Problem.UNRECOVERABLE)
                 return False
             if len(start.replica.snapshot()) > self._settings.snapshot_max_bytes:
-                self._fail(command, Problem.LIMIT_EXCEEDED)
+                self._fail(session, command, Problem.LIMIT_EXCEEDED)
                 return False
-        self._session.write(encode_subscribed(command.id, start), exempt=True)
-        self._session.add_channel(start.replica.channel)
+        session.write(encode_subscribed(command.id, start), exempt=True)
+        session.count_channel(1)
         self._started(start)
         return True
 
-    def _unsubscribe(self, command: Command, request: ChannelRequest) -> None:
+    def _unsubscribe(self, session: Session, command: Command, request: ChannelRequest) -> None:
         # No error for a channel that isn't subscribed: it may just have ended, and official
         # SDKs answer an error by connecting anew.
-        if self._session.remove_channel(request.channel):
-            self._feed.unsubscribe(self._session, request.channel)
-        self._session.write([encode_reply(command, {})])
+        if self._feed.watches(session, request.channel):
+            session.count_channel(-1)
+            self._feed.unsubscribe(session, request.channel)
+        session.write([encode_reply(command, {})])
 
-    async def _history(self, command: Command, request: HistoryRequest) -> None:
-        parse_channel(request.channel)
+    async def _history(self, session: Session, command: Command, request: HistoryRequest) -> None:
         head, changes = await read_history(
             self._feed,
             request,
             max_changes=self._settings.history_max_changes,
             max_bytes=self._settings.slow_buffer_max_bytes,
         )
-        self._session.write(encode_history(command.id, head, changes))
+        session.write(encode_history(command.id, head, changes))
 
-    async def _call(self, command: Command, request: RpcRequest) -> None:
+    def _call(self, session: Session, command: Command, request: RpcRequest) -> Work | None:
         if request.method != "digest":
-            self._fail(command, Problem.METHOD_NOT_FOUND)
-            return
+            self._fail(session, command, Problem.METHOD_NOT_FOUND)
+            return None
         channel = parse_channel(msgspec.json.decode(request.data, type=ChannelRequest).channel)
-        found = await self._feed.digest(channel)
-        self._session.write([encode_reply(command, {"data": found.document()})])
+        replica = self._feed.current(channel)
+        if replica is not None:
+            found = DigestAt(channel, replica.position, replica.digest(), from_replica=True)
+            session.write([encode_reply(command, {"data": found.document()})])
+            return None
 
+        async def read() -> None:
+            found = await self._feed.digest(channel)
+            session.write([encode_reply(command, {"data": found.document()})])
 
-def _read(command: Command, kind: type[Params]) -> Params | None:
-    """Read parameters; `None`: they are to be answered as what they are, a bad request."""
-    try:
-        return decode_params(command, kind)
-    except (msgspec.DecodeError, RecursionError):
-        return None
+        return read

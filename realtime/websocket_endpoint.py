@@ -1,173 +1,169 @@
-"""The WebSocket endpoint: admits connections and gives each its session."""
+"""The WebSocket endpoint: decides at the handshake, opens sessions and notes their end."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from starlette.responses import PlainTextResponse
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.applications import Starlette
 
-from realtime.centrifuge_codec import CentrifugeJsonCodec, Disconnect
+from realtime.centrifuge_codec import Disconnect
 from realtime.connections import Card
 from realtime.heartbeat import Heartbeat
-from realtime.node import Node, node_of
-from realtime.websocket_commands import Conversation
-from realtime.websocket_protocol import EXTENSION, SharedFrameProtocol
-from realtime.websocket_session import Session, Traffic
+from realtime.node import Node
+from realtime.proxies import Proxies
+from realtime.websocket_commands import Commands
+from realtime.websocket_conversation import Conversations
+from realtime.websocket_handshake import Handshake, RefusedError, check_handshake, refusal
+from realtime.websocket_protocol import WireBounds
+from realtime.websocket_session import House, Outbox, Session
 
-PATHS: Final = ("/connection/websocket", "/ws")
+PATHS: Final = frozenset({"/connection/websocket", "/ws"})
 """The path that official SDKs customarily use, and a short one."""
 
-SUBPROTOCOL: Final = "centrifuge-json"
 TRANSPORT: Final = "websocket"
 _RETRY_AFTER_S: Final = 5
 _PROTOCOL_ERRORS: Final = frozenset({1002, 1007, 1009, 3501, 3502})
 """Close codes of peers that didn't keep to the protocol."""
 _CLOSED_BY_CLIENT: Final = 3000
+_OURS: Final = frozenset(why.code for why in Disconnect)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What all WebSocket connections of a node have in common."""
+class WebSockets:
+    """Serves the handshakes of an application whose lifespan has made a node.
 
-    node: Node
-    codec: CentrifugeJsonCodec
-    traffic: Traffic
-    heartbeat: Heartbeat
-
-
-def _shared_of(websocket: WebSocket, node: Node) -> _Shared:
-    """Return the node's shared parts, made for its first connection."""
-    state = websocket.app.state
-    shared: _Shared | None = getattr(state, "websockets", None)
-    if shared is None or shared.node is not node:
-        shared = state.websockets = _share(node)
-    return shared
-
-
-def _share(node: Node) -> _Shared:
-    traffic = Traffic()
-
-    def count_traffic() -> None:
-        node.metrics.bytes_sent(TRANSPORT, traffic.sent_bytes)
-        traffic.sent_bytes = 0
-
-    heartbeat = Heartbeat(
-        ping_interval_s=node.settings.ping_interval_s,
-        pong_timeout_s=node.settings.pong_timeout_s,
-        ticked=count_traffic,
-    )
-    return _Shared(node, CentrifugeJsonCodec(), traffic, heartbeat)
-
-
-async def websocket_endpoint(websocket: WebSocket) -> None:
-    """Serve one connection until it is gone: the Centrifuge client protocol in JSON.
-
-    Raises:
-        RuntimeError: the server is not the one that `zonecast serve` runs.
+    Args:
+        app: The application.
     """
-    node = node_of(websocket)
-    wire = _wire_of(websocket)
-    shared = _shared_of(websocket, node)
-    session = Session(
-        wire,
-        codec=shared.codec,
-        feed=node.feed,
-        traffic=shared.traffic,
-        subscriptions_changed=node.metrics.subscriptions_changed,
-    )
-    card = Card(session.client_id, TRANSPORT, _address_of(websocket))
-    if not node.connections.admit(session, card):
-        await _send_away(websocket)
-        return
-    try:
-        await _serve_admitted(websocket, wire, session, node, shared.heartbeat)
-    finally:
-        node.connections.remove(session)
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+        self._lobby: _Lobby | None = None
+
+    def upgrade(
+        self, handshake: Handshake, transport: asyncio.Transport, connections: set[Any]
+    ) -> None:
+        """Answer a handshake; if it is accepted, the transport is a session's from now on.
+
+        Args:
+            handshake: What is asked for.
+            transport: The connection, of which nothing else is to be read by the caller.
+            connections: Those of the server, which waits for them when it stops.
+        """
+        try:
+            self._lobby_now().enter(handshake, transport, connections)
+        except RefusedError as refused:
+            transport.write(refusal(refused))
+            transport.close()
+
+    def _lobby_now(self) -> _Lobby:
+        node: Node | None = getattr(self._app.state, "node", None)
+        if node is None:
+            raise RefusedError(503, "this node has not started")
+        if self._lobby is None or self._lobby.node is not node:
+            self._lobby = _Lobby(node)
+        return self._lobby
 
 
-def _address_of(websocket: WebSocket) -> str:
-    address = websocket.client
-    return f"{address.host}:{address.port}" if address else ""
+class _Lobby:
+    """Where the connections of one node begin and end."""
 
-
-def _wire_of(websocket: WebSocket) -> SharedFrameProtocol:
-    extension = websocket.scope.get("extensions", {}).get(EXTENSION)
-    if extension is None:
-        raise RuntimeError(
-            "WebSockets are served by Zonecast's own uvicorn protocol only: "
-            "start the server with `zonecast serve` or realtime.websocket_server.server_config"
+    def __init__(self, node: Node) -> None:
+        settings = node.settings
+        self.node = node
+        self._connect_timeout_s = settings.connect_timeout_s
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._log = structlog.stdlib.get_logger("zonecast.websocket").bind(transport=TRANSPORT)
+        self._outbox = Outbox()
+        self._heartbeat = Heartbeat(
+            ping_interval_s=settings.ping_interval_s,
+            pong_timeout_s=settings.pong_timeout_s,
+            ticked=self._count_traffic,
         )
-    wire: SharedFrameProtocol = extension["protocol"]
-    return wire
-
-
-async def _send_away(websocket: WebSocket) -> None:
-    """Answer the handshake of one too many: SDKs try again, perhaps on another node."""
-    await websocket.send_denial_response(
-        PlainTextResponse(
-            "this node takes no more connections\n",
-            status_code=503,
-            headers={"retry-after": str(_RETRY_AFTER_S)},
+        commands = Commands(
+            feed=node.feed,
+            settings=settings,
+            node_id=node.node_id,
+            connected=self._connected,
+            problem_told=node.metrics.protocol_error,
+            started=partial(node.metrics.subscription_started, TRANSPORT),
+            log=self._log,
         )
-    )
+        conversations = Conversations(
+            commands, feed=node.feed, settings=settings, tasks=node.tasks, log=self._log
+        )
+        self._house = House(
+            feed=node.feed,
+            bounds=WireBounds(
+                max_message_bytes=settings.max_message_bytes,
+                slow_buffer_max_bytes=settings.slow_buffer_max_bytes,
+                close_timeout_s=settings.pong_timeout_s,
+            ),
+            outbox=self._outbox,
+            subscriptions_changed=node.metrics.subscriptions_changed,
+            listener=conversations,
+            gone=self._leave,
+        )
+        self._connections: set[Any] = set()
 
+    def _count_traffic(self) -> None:
+        self.node.metrics.bytes_sent(TRANSPORT, self._outbox.sent_bytes)
+        self._outbox.sent_bytes = 0
 
-async def _serve_admitted(
-    websocket: WebSocket,
-    wire: SharedFrameProtocol,
-    session: Session,
-    node: Node,
-    heartbeat: Heartbeat,
-) -> None:
-    wire.attach(
-        session,
-        slow_buffer_max_bytes=node.settings.slow_buffer_max_bytes,
-        close_timeout_s=node.settings.pong_timeout_s,
-    )
-    offered = SUBPROTOCOL in websocket.scope["subprotocols"]
-    try:
-        await websocket.accept(SUBPROTOCOL if offered else None)
-    except WebSocketDisconnect:
-        return
-    loop = asyncio.get_running_loop()
-    opened_s = loop.time()
-    log = structlog.get_logger().bind(client=session.client_id, transport=TRANSPORT)
-    log.info("connected", peer=_address_of(websocket) or None)
-    node.metrics.connection_opened(TRANSPORT)
-    heartbeat.join(session)
-    conversation = Conversation(
-        session,
-        feed=node.feed,
-        settings=node.settings,
-        node_id=node.node_id,
-        problem_told=node.metrics.protocol_error,
-        started=partial(node.metrics.subscription_started, TRANSPORT),
-        log=log,
-    )
-    try:
-        await conversation.run(wire.receive, lambda: wire.disconnected)
-    finally:
-        heartbeat.leave(session)
+    def enter(
+        self, handshake: Handshake, transport: asyncio.Transport, connections: set[Any]
+    ) -> None:
+        """Let a client in: whatever may refuse it before it is one, does so here.
+
+        Raises:
+            RefusedError: it is to be answered with that.
+        """
+        if handshake.path not in PATHS:
+            raise RefusedError(404, "there is no WebSocket here")
+        acceptance = check_handshake(handshake)
+        opened_s = asyncio.get_running_loop().time()
+        session = Session(transport, self._house, opened_s)
+        peer = self._proxies.client_of(handshake.peer or "", handshake.headers)
+        card = Card(session.client_id, TRANSPORT, peer)
+        if not self.node.connections.admit(session, card):
+            # SDKs try again, perhaps on another node.
+            retry = {"Retry-After": str(_RETRY_AFTER_S)}
+            raise RefusedError(503, "this node takes no more connections", retry)
+        self._connections = connections
+        connections.add(session)
+        transport.set_protocol(session)
+        transport.write(acceptance.answer())
+        self._log.info("connected", client=session.client_id, peer=peer or None)
+        self.node.metrics.connection_opened(TRANSPORT)
+        self._heartbeat.join(session)
+        self._heartbeat.expect(session, opened_s + self._connect_timeout_s)
+
+    def _connected(self, session: Session) -> None:
+        self._heartbeat.forget(session, session.opened_s + self._connect_timeout_s)
+
+    def _leave(self, session: Session) -> None:
+        self._connections.discard(session)
+        self.node.connections.remove(session)
+        self._heartbeat.leave(session)
+        if not session.is_connected:
+            self._connected(session)
         code = _known_code(session.close_code)
-        duration_s = loop.time() - opened_s
-        node.metrics.connection_closed(TRANSPORT, code, duration_s)
+        duration_s = asyncio.get_running_loop().time() - session.opened_s
+        self.node.metrics.connection_closed(TRANSPORT, code, duration_s)
         if code in _PROTOCOL_ERRORS:
-            node.metrics.protocol_error(code)
-        log.info("disconnected", code=code, duration_s=round(duration_s, 3))
+            self.node.metrics.protocol_error(code)
+        self._log.info(
+            "disconnected",
+            client=session.client_id,
+            code=code,
+            duration_s=round(duration_s, 3),
+        )
 
 
 def _known_code(code: int | None) -> int:
     """Return a code of the standard's or ours: peers may choose among thousands for metrics."""
     if code is None:
         return 1006
-    ours = {why.code for why in Disconnect}
-    return int(code) if 1000 <= code <= 1015 or code in ours else _CLOSED_BY_CLIENT
-
-
-routes: Final = tuple(WebSocketRoute(path, websocket_endpoint) for path in PATHS)
+    return code if 1000 <= code <= 1015 or code in _OURS else _CLOSED_BY_CLIENT

@@ -1,218 +1,239 @@
-"""The shared-frame WebSocket protocol: what uvicorn runs below our WebSocket endpoint.
+"""The shared-frame WebSocket protocol: a connection from its handshake on, without a task.
 
-It adds to uvicorn's own protocol what a fan-out needs: frames serialised once and written to
-many transports without awaiting, bounds on what a peer may pile up on either side, and an end
-to every connection, also to one whose peer stopped reading.
+It takes the transport over from the HTTP protocol and does what a fan-out needs: frames
+serialised once are written to many transports without awaiting, what a peer may pile up is
+bounded on either side, and every connection ends, also one whose peer stopped reading. It holds
+as little as there is to remember: an idle connection has no buffer, queue, timer or task.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
-from uvicorn._types import ASGIReceiveEvent
-from uvicorn.config import Config
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
-from websockets.frames import Frame
-from websockets.protocol import State
+from realtime.websocket_frames import (
+    CLOSE,
+    PING,
+    TEXT,
+    FrameError,
+    FrameReader,
+    close_frame,
+    close_payload,
+    pong_frame,
+    read_close,
+)
 
-from realtime.http_protocol import bound_kernel
-
-EXTENSION: Final = "zonecast.frames"
-"""The ASGI scope's extension in which the endpoint finds the protocol."""
-
-_PONG: Final = b"{}"
-_QUEUED_MESSAGE_BYTES: Final = 512
-"""What a queued message costs beside its data: without it empty messages would cost nothing."""
-
-
-class Peer(Protocol):
-    """Who is told what happens to the connection. No method awaits or raises."""
-
-    def drained(self) -> None:
-        """Learn that the connection is no longer congested."""
-
-    def closed(self, code: int) -> None:
-        """Learn that nothing can be sent any more; may be told twice."""
+_SDK_PONG: Final = b"{}"
 
 
-class SharedFrameProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol plus `send_frame`; found by the endpoint in the scope's extensions.
+@dataclass(frozen=True, slots=True)
+class WireBounds:
+    """The bounds of connections.
 
-    Relies on attributes of uvicorn 0.54 that are not public: a contract test names them.
+    Attributes:
+        max_message_bytes: The longest message of a client; longer ones close with 1009.
+        slow_buffer_max_bytes: Left-over bytes that make a connection congested.
+        close_timeout_s: How long a peer may take to hang up after a close frame.
+    """
+
+    max_message_bytes: int
+    slow_buffer_max_bytes: int
+    close_timeout_s: float
+
+
+class _Progress:
+    """What a peer takes of the bytes that were left over when a sign of life was asked for."""
+
+    __slots__ = ("left_over_bytes", "written_bytes")
+
+    def __init__(self, left_over_bytes: int) -> None:
+        self.left_over_bytes = left_over_bytes
+        self.written_bytes = 0
+
+
+class SharedFrameProtocol(asyncio.Protocol):
+    """One connection's wire. What comes and goes is told to the methods below "What happens".
+
+    Args:
+        transport: The connection, whose handshake has been answered.
+        bounds: The same for all connections.
 
     Attributes:
         heard: Whether anything arrived since `begin_listening`.
         congested: Whether bytes left over from earlier writes pass the limit. Once true it
             stays so until the buffer is down to a quarter of the limit.
+        reading_paused: Whether the peer's bytes stay in its socket.
+        writing_paused: Whether the transport holds more than the limit, a state included.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        # uvicorn logs each handshake with its query string, in which tokens may be.
-        self.logger = logging.getLogger("uvicorn.error.websocket")
-        if self.logger.level != logging.WARNING:
-            self.logger.setLevel(logging.WARNING)
-        self.conn.logger = self.logger
-        self.conn.debug = False
-        self.peer: Peer | None = None
+    __slots__ = (
+        "_bounds",
+        "_exempt_bytes",
+        "_is_burdened",
+        "_is_deaf",
+        "_is_open",
+        "_progress",
+        "_reader",
+        "_timer",
+        "congested",
+        "heard",
+        "reading_paused",
+        "transport",
+        "writing_paused",
+    )
+
+    def __init__(self, transport: asyncio.Transport, bounds: WireBounds) -> None:
+        self.transport = transport
         self.heard = True
         self.congested = False
-        self._has_failed = False
-        self._limit_bytes = config.ws_max_size
+        self.reading_paused = False
+        self.writing_paused = False
+        self._bounds = bounds
+        self._is_open = True
+        self._is_deaf = False
+        self._is_burdened = False
         self._exempt_bytes = 0
-        self._written_bytes = 0
-        self._flushed_before_bytes = 0
-        self._had_left_over = False
-        self._inbox_bytes = 0
+        self._progress: _Progress | None = None
+        self._reader: FrameReader | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        limit = bounds.slow_buffer_max_bytes
+        transport.set_write_buffer_limits(high=limit, low=limit // 4)
 
-    # Set-up
+    # What happens: none of these may raise
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over the transport of the HTTP protocol."""
-        super().connection_made(transport)
-        bound_kernel(transport)
+    def text_received(self, text: str) -> None:
+        """Take a text message that isn't a pong."""
+        raise NotImplementedError
 
-    async def run_asgi(self) -> None:
-        """Run the application with this protocol in the scope's extensions."""
-        self.scope["extensions"][EXTENSION] = {"protocol": self}
-        await super().run_asgi()
+    def binary_received(self) -> None:
+        """Learn that a binary message came."""
+        raise NotImplementedError
 
-    def attach(self, peer: Peer, *, slow_buffer_max_bytes: int, close_timeout_s: float) -> None:
-        """Name who is told what happens, and the bounds.
+    def flush(self) -> None:
+        """Write what was said since the last time."""
+        raise NotImplementedError
 
-        Args:
-            peer: The session.
-            slow_buffer_max_bytes: Left-over bytes that make the connection congested.
-            close_timeout_s: How long the peer may take to answer our close frame.
-        """
-        self.peer = peer
-        self._limit_bytes = slow_buffer_max_bytes
-        self.close_timeout = close_timeout_s
-        self.transport.set_write_buffer_limits(
-            high=slow_buffer_max_bytes, low=slow_buffer_max_bytes // 4
-        )
+    def writable(self) -> None:
+        """Learn that the buffer has drained; may be called while the transport writes."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """Learn that the connection is no longer congested."""
+        raise NotImplementedError
+
+    def closed(self, code: int) -> None:
+        """Learn that nothing can be sent any more; may be told several times."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """Learn that the transport is gone; after `closed`, once."""
+        raise NotImplementedError
 
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived; whatever it is, the peer lives."""
+        """Take what arrived; whatever it is, the peer lives."""
         self.heard = True
-        if self._has_failed:
+        if self._is_deaf:
             return
-        super().data_received(data)
-        if not self.handshake_initiated and not self.transport.is_closing():
-            # A header line over the limit: uvicorn prepares the answer but doesn't send it.
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
-
-    def handle_cont(self, event: Frame) -> None:
-        """Take a continuation; empty ones would grow a list without ever growing the message."""
-        if event.data or event.fin:
-            super().handle_cont(event)
-
-    def handle_ping(self) -> None:
-        """Answer a ping, unless the peer reads too little to get the answer."""
-        output = b"".join(self.conn.data_to_send())
-        if self.writable.is_set():
-            self.transport.write(output)
-
-    def send_receive_event_to_app(self) -> None:
-        """Queue a message for the session, and stop reading only when too much is queued."""
-        data = b"".join(self.frames)
-        self.frames = []
-        is_text = self.curr_msg_data_type == "text"
-        if self.close_sent or (is_text and data == _PONG):
+        reader = self._reader or FrameReader(self._bounds.max_message_bytes)
+        try:
+            for opcode, payload in reader.read(data):
+                self._take(opcode, payload)
+                if self._is_deaf:
+                    return
+        except FrameError as error:
+            self._fail(error.code)
             return
-        event: ASGIReceiveEvent
-        if is_text:
-            try:
-                event = {"type": "websocket.receive", "text": data.decode()}
-            except UnicodeDecodeError:
-                self.conn.fail(1007)
-                self.handle_parser_exception()
-                return
-        else:
-            event = {"type": "websocket.receive", "bytes": data}
-        self.queue.put_nowait(event)
-        self._inbox_bytes += len(data) + _QUEUED_MESSAGE_BYTES
-        if self._inbox_bytes > self.config.ws_max_size and not self.read_paused:
-            self.read_paused = True
+        self._reader = None if reader.is_empty else reader
+        self.flush()
+
+    def _take(self, opcode: int, payload: bytes) -> None:
+        if opcode == TEXT:
+            if payload != _SDK_PONG and self._is_open:
+                try:
+                    text = payload.decode()
+                except UnicodeDecodeError:
+                    raise FrameError(1007) from None
+                self.text_received(text)
+        elif opcode == PING:
+            # Who reads too little to get the answer has no need of it.
+            if self._is_open and not self.writing_paused:
+                self.transport.write(pong_frame(payload))
+        elif opcode == CLOSE:
+            self._end_by_peer(payload)
+        elif opcode < CLOSE and self._is_open:
+            self.binary_received()
+
+    def pause_reading(self) -> None:
+        """Leave in its socket what the peer says."""
+        if not self.reading_paused and self._is_open:
+            self.reading_paused = True
             self.transport.pause_reading()
 
-    async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message; reading goes on once the last queued one is taken."""
-        event = await super().receive()
-        if self.queue.empty():
-            self._inbox_bytes = 0
-        return event
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if self.reading_paused:
+            self.reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     # Writing
 
+    def pause_writing(self) -> None:
+        """Learn from the transport that more is left over than the limit."""
+        self.writing_paused = self._is_burdened = True
+
     def resume_writing(self) -> None:
-        """Learn that the buffer has drained."""
-        super().resume_writing()
+        """Learn from the transport that the buffer has drained."""
+        self.writing_paused = False
+        self._is_burdened = self._progress is not None
         self._exempt_bytes = 0
+        self.writable()
         if self.congested:
             self.congested = False
-            if self.peer is not None:
-                # Not from within the transport, which may be in the middle of a write.
-                self.loop.call_soon(self.peer.drained)
-
-    @property
-    def queued_bytes(self) -> int:
-        """What waits until the peer reads."""
-        return self.transport.get_write_buffer_size()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether frames can be sent."""
-        return self.conn.state is State.OPEN and not self.transport.is_closing()
+            # Not from within the transport, which may be in the middle of a write.
+            asyncio.get_running_loop().call_soon(self.drained)
 
     def send_frame(self, frame: bytes) -> bool:
         """Write a serialised frame at once; tell whether the connection is open. Never awaits."""
-        if self.conn.state is not State.OPEN or self.transport.is_closing():
+        if not self._is_open:
             return False
         self.transport.write(frame)
-        self._wrote(len(frame))
+        if self._is_burdened:
+            self._weigh(len(frame))
         return True
 
     def send_parts(self, parts: Sequence[bytes], *, exempt: bool) -> bool:
         """Write a frame given in parts; an `exempt` one doesn't count as left over."""
-        if not self.is_open:
+        if not self._is_open or self.transport.is_closing():
             return False
         self.transport.writelines(parts)
         if exempt:
             self._exempt_bytes = self.transport.get_write_buffer_size()
-        self._wrote(sum(map(len, parts)))
+        if self._is_burdened:
+            self._weigh(sum(map(len, parts)))
         return True
 
-    def _wrote(self, count: int) -> None:
-        self._written_bytes += count
-        if not self.writable.is_set() and not self.congested:
+    def _weigh(self, written_bytes: int) -> None:
+        if self._progress is not None:
+            self._progress.written_bytes += written_bytes
+        if self.writing_paused and not self.congested:
             left_over = self.transport.get_write_buffer_size() - self._exempt_bytes
-            self.congested = left_over > self._limit_bytes
+            self.congested = left_over > self._bounds.slow_buffer_max_bytes
 
     # Whether the peer lives
 
     def begin_listening(self) -> None:
         """Look for a sign of life from now on."""
         self.heard = False
-        self._had_left_over = self.transport.get_write_buffer_size() > 0
-        self._flushed_before_bytes = self._flushed_bytes
-
-    @property
-    def _flushed_bytes(self) -> int:
-        return self._written_bytes - self.transport.get_write_buffer_size()
+        left_over = self.transport.get_write_buffer_size()
+        if not left_over:
+            self._exempt_bytes = 0
+        self._progress = _Progress(left_over) if left_over else None
+        self._is_burdened = self.writing_paused or left_over > 0
 
     @property
     def is_busy(self) -> bool:
@@ -221,68 +242,75 @@ class SharedFrameProtocol(WebSocketsSansIOProtocol):
         That is while we don't read, and while the peer took bytes that were left over then: a
         ping waits behind them, and who takes them lives, however slowly.
         """
-        return self.read_paused or (
-            self._had_left_over and self._flushed_bytes > self._flushed_before_bytes
-        )
+        if self._progress is None:
+            return self.reading_paused
+        could_be = self._progress.left_over_bytes + self._progress.written_bytes
+        return self.reading_paused or self.transport.get_write_buffer_size() < could_be
 
     # The end
 
-    def end(self, code: int, reason: str) -> None:
+    def send_close(self, code: int, reason: str) -> None:
         """Send a close frame; who doesn't answer it in time is aborted. Never awaits."""
-        if self.conn.state is State.CONNECTING:
-            self.transport.abort()
-        elif self.is_open:
-            self.conn.send_close(code, reason)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-            if self.read_paused:
-                self.read_paused = False
-                self.transport.resume_reading()
-            self._abort_later()
+        if self._is_open:
+            self._write_last(close_payload(code, reason))
 
-    def abort(self) -> None:
-        """Drop the connection and whatever is still buffered."""
-        self.transport.abort()
+    def _write_last(self, payload: bytes) -> None:
+        self._is_open = False
+        self.transport.write(close_frame(payload))
+        self.resume_reading()
+        self._abort_later()
 
     def _abort_later(self) -> None:
-        if self.close_timer is None and not self.disconnected:
-            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
-
-    def handle_close(self, event: Frame) -> None:
-        """Answer the peer's close frame, or learn that it answered ours."""
-        super().handle_close(event)
         # Closing waits until all is flushed: forever, when the peer doesn't read.
-        self._abort_later()
-        self._tell_closed(self.conn.close_rcvd.code if self.conn.close_rcvd else 1005)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._bounds.close_timeout_s, self.transport.abort)
 
-    def handle_parser_exception(self) -> None:
+    def _end_by_peer(self, payload: bytes) -> None:
+        """Answer the peer's close frame, or learn that it answered ours."""
+        code = read_close(payload)
+        self._is_deaf = True
+        if self._is_open:
+            self.flush()
+            self._write_last(payload)
+        self._abort_later()
+        self.transport.close()
+        self.closed(code)
+
+    def _fail(self, code: int) -> None:
         """Close after what can't be a WebSocket message; the peer still gets the close frame.
 
         Closing the socket with unread bytes would reset the connection, and the peer might
         lose the frame: so what it still sends is read and dropped until it hangs up.
         """
-        self._has_failed = True
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        self._is_deaf = True
+        self._reader = None
+        if self._is_open:
+            self.flush()
+            self._write_last(close_payload(code))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._abort_later()
-        self._tell_closed(self.conn.close_sent.code if self.conn.close_sent else 1006)
+        self.closed(code)
+
+    def shutdown(self) -> None:
+        """Drop the connection: what uvicorn calls for whoever is left when the server stops."""
+        self.closed(1006)
+        self.transport.abort()
 
     def eof_received(self) -> None:
         """Treat a half-closed socket as closed: nothing can be asked over it any more."""
-        super().eof_received()
+        self._is_deaf = True
         self._abort_later()
-        self._tell_closed(1006)
+        self.closed(1006)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the transport is gone."""
-        super().connection_lost(exc)
-        self._tell_closed(1006)
-
-    def _tell_closed(self, code: int) -> None:
-        if self.peer is not None:
-            self.peer.closed(code)
+        self._is_open = False
+        self._is_deaf = True
+        self._reader = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.closed(1006)
+        self.gone()

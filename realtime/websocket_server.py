@@ -15,6 +15,7 @@ from realtime.connections import Connections
 from realtime.descriptors import DescriptorWatch
 from realtime.http_protocol import BoundedHttpProtocol
 from realtime.settings import Settings
+from realtime.websocket_endpoint import WebSockets
 from realtime.websocket_protocol import SharedFrameProtocol
 
 _POLL_S: Final = 0.02
@@ -25,18 +26,18 @@ _LEAST_GRACE_S: Final = 0.2
 def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn for an application: our WebSocket protocol, and no wait without bound."""
     # Called like the class that uvicorn's signature asks for.
-    http = partial(BoundedHttpProtocol, head_timeout_s=settings.connect_timeout_s)
+    http = partial(
+        BoundedHttpProtocol,
+        head_timeout_s=settings.connect_timeout_s,
+        upgrade=WebSockets(app).upgrade,
+    )
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=cast("type[asyncio.Protocol]", http),
+        # Only says that there is one: the HTTP protocol hands handshakes to our endpoint.
         ws=SharedFrameProtocol,
-        ws_max_size=settings.max_message_bytes,
-        ws_per_message_deflate=False,
-        # The session sends its own pings, and uvicorn's would never free who doesn't read.
-        ws_ping_interval=None,
-        ws_ping_timeout=None,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import uuid4
 
@@ -15,133 +16,147 @@ from realtime.centrifuge_codec import (
     Disconnect,
     encode_end,
     encode_staleness,
-    frame_header,
 )
+from realtime.websocket_backlog import Backlog
+from realtime.websocket_frames import frame_header
+from realtime.websocket_protocol import SharedFrameProtocol, WireBounds
 
 _JOINED_MAX_BYTES: Final = 65_536
 """Replies are joined into one message up to about this size."""
 
 
-class Wire(Protocol):
-    """What a session needs of its connection; `SharedFrameProtocol` says what each means."""
+class Outbox:
+    """Sessions that have something to write at the end of this tick, and what they wrote.
 
-    congested: bool
-    heard: bool
-    writable: asyncio.Event
-    disconnected: bool
+    Attributes:
+        sent_bytes: Written since somebody looked, over all connections: cheaper than a metric
+            for each.
+    """
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether silence says nothing."""
-
-    @property
-    def queued_bytes(self) -> int:
-        """What waits until the peer reads."""
-
-    def send_frame(self, frame: bytes) -> bool:
-        """Write a serialised frame."""
-
-    def send_parts(self, parts: Sequence[bytes], *, exempt: bool) -> bool:
-        """Write a frame given in parts."""
-
-    def begin_listening(self) -> None:
-        """Look for a sign of life from now on."""
-
-    def end(self, code: int, reason: str) -> None:
-        """Send a close frame."""
-
-    def abort(self) -> None:
-        """Drop the connection."""
-
-
-class Traffic:
-    """Bytes written since somebody looked, over all connections: cheaper than a metric each."""
-
-    __slots__ = ("sent_bytes",)
+    __slots__ = ("_due", "sent_bytes")
 
     def __init__(self) -> None:
+        self._due: list[Session] = []
         self.sent_bytes = 0
 
+    def flush_soon(self, session: Session) -> None:
+        """Flush a session at the end of this tick of the loop."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._due.append(session)
 
-class Session:
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for session in due:
+            session.flush()
+
+
+class Listener(Protocol):
+    """Who acts on what sessions hear. No method awaits or raises."""
+
+    def take(self, session: Session, text: str) -> None:
+        """Execute the commands of a message."""
+
+    def refuse(self, session: Session, why: str) -> None:
+        """End a session for what its client said."""
+
+
+@dataclass(slots=True)
+class House:
+    """What all sessions of a node have in common.
+
+    Attributes:
+        feed: Where channels are watched.
+        bounds: Of their connections.
+        outbox: Counts what is written.
+        subscriptions_changed: Told by how many there are more (or, negative, fewer).
+        listener: Acts on what they hear.
+        gone: Told of each session whose connection is gone.
+    """
+
+    feed: Feed
+    bounds: WireBounds
+    outbox: Outbox
+    subscriptions_changed: Callable[[int], None]
+    listener: Listener
+    gone: Callable[[Session], None]
+
+
+class _Joined:
+    """Lines that become one message."""
+
+    __slots__ = ("exempt", "lines", "size_bytes")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.size_bytes = 0
+        self.exempt = False
+
+
+class Session(SharedFrameProtocol):
     """One connection as a subscriber. Nothing here awaits but `may_write`.
 
     Lines written in one tick of the loop are joined into one message, which always goes out
     before a change that follows it, so that the order of calls is the order on the wire.
 
     Args:
-        wire: The connection.
-        codec: Shared with all sessions of the application.
-        feed: Where channels are watched.
-        traffic: Counts what is written.
-        subscriptions_changed: Told by how many there are more (or, negative, fewer).
+        transport: The connection, whose handshake has been answered.
+        house: What it shares with the others.
+        opened_s: Now (monotonic).
 
     Attributes:
         client_id: Unique, shown to the client.
-        channels: What the client is subscribed to.
         is_connected: Whether the client has sent `connect`.
         close_code: Why the connection ended; `None` while it is open.
+        opened_s: When it began (monotonic).
+        channel_count: To how many channels the client is subscribed.
+        backlog: What waits to be executed; `None`: nothing does.
     """
 
     __slots__ = (
-        "_feed",
-        "_flush_is_due",
-        "_lines",
-        "_lines_are_exempt",
-        "_lines_bytes",
-        "_subscriptions_changed",
-        "_traffic",
-        "_wire",
-        "channels",
+        "_house",
+        "_joined",
+        "backlog",
+        "channel_count",
         "client_id",
         "close_code",
-        "codec",
         "is_connected",
+        "opened_s",
     )
 
-    def __init__(
-        self,
-        wire: Wire,
-        *,
-        codec: CentrifugeJsonCodec,
-        feed: Feed,
-        traffic: Traffic,
-        subscriptions_changed: Callable[[int], None],
-    ) -> None:
+    codec: Final = CentrifugeJsonCodec()
+    """The same for all: the hub encodes a change once for it."""
+
+    def __init__(self, transport: asyncio.Transport, house: House, opened_s: float) -> None:
+        super().__init__(transport, house.bounds)
         self.client_id = str(uuid4())
-        self.codec = codec
-        self.channels: set[str] = set()
         self.is_connected = False
         self.close_code: int | None = None
-        self._wire = wire
-        self._feed = feed
-        self._traffic = traffic
-        self._subscriptions_changed = subscriptions_changed
-        self._lines: list[bytes] = []
-        self._lines_bytes = 0
-        self._lines_are_exempt = False
-        self._flush_is_due = False
+        self.opened_s = opened_s
+        self.channel_count = 0
+        self.backlog: Backlog | None = None
+        self._house = house
+        self._joined: _Joined | None = None
 
     def __repr__(self) -> str:
-        return f"<Session {self.client_id} {len(self.channels)} channels>"
+        return f"<Session {self.client_id} {self.channel_count} channels>"
 
     # What the hub says
 
-    @property
-    def congested(self) -> bool:
-        """Whether left-over bytes pass the limit."""
-        return self._wire.congested
-
     def deliver(self, frame: bytes) -> None:
         """Write a frame that is shared with other connections at once."""
-        if self._lines:
+        if self._joined is not None:
             self.flush()
-        if self._wire.send_frame(frame):
-            self._traffic.sent_bytes += len(frame)
+        # As `send_frame`, without the call: this is where a fan-out spends its time.
+        if self._is_open:
+            self.transport.write(frame)
+            self._house.outbox.sent_bytes += len(frame)
+            if self._is_burdened:
+                self._weigh(len(frame))
 
     def end_channel(self, channel: str, reason: EndReason) -> None:
         """Tell the client that a subscription ended."""
-        self.remove_channel(channel)
+        self.count_channel(-1)
         self.write([encode_end(channel, reason)])
 
     def tell_staleness(self, since_ms: int | None) -> None:
@@ -151,9 +166,9 @@ class Session:
     def cut(self) -> None:
         """Abort the connection, which has not drained in time."""
         self.closed(Disconnect.SLOW.code)
-        self._wire.abort()
+        self.transport.abort()
 
-    # What the node and the wire say
+    # What the node and the heartbeat say
 
     def farewell(self) -> None:
         """Tell the client to come back elsewhere, and close."""
@@ -161,94 +176,112 @@ class Session:
 
     def abort(self) -> None:
         """Drop the connection at once."""
-        self.closed(1006)
-        self._wire.abort()
+        self.shutdown()
+
+    def expired(self) -> None:
+        """Close a connection that did not connect in time."""
+        if not self.is_connected:
+            self.end(Disconnect.STALE)
+
+    def ping(self) -> None:
+        """Ask for a sign of life, once connected."""
+        # Behind bytes that wait there is no need to: who takes them lives.
+        if self.is_connected and self.close_code is None and not self.writing_paused:
+            self.flush()
+            if self.send_frame(PING_FRAMES):
+                self._house.outbox.sent_bytes += len(PING_FRAMES)
+
+    def begin_listening(self) -> None:
+        """Forget the signs of life so far; before `connect` other bounds hold."""
+        if self.is_connected:
+            super().begin_listening()
+
+    def check_alive(self) -> bool:
+        """End a connection whose client was silent; `True`: too early to tell, ask again."""
+        if self.heard or self.close_code is not None:
+            return False
+        if self.is_busy:
+            return True
+        self.end(Disconnect.NO_PONG)
+        if self.writing_paused:
+            # The close frame would wait behind what isn't read.
+            self.transport.abort()
+        return False
+
+    # What the wire says
+
+    def text_received(self, text: str) -> None:
+        """Execute the commands of a message."""
+        if self.close_code is None:
+            self._house.listener.take(self, text)
+
+    def binary_received(self) -> None:
+        """End the connection: here one talks in JSON."""
+        if self.close_code is None:
+            self._house.listener.refuse(self, "a binary message")
+
+    def writable(self) -> None:
+        """Let a command go on that waits for earlier replies to be read."""
+        if self.backlog is not None:
+            self.backlog.wake()
 
     def drained(self) -> None:
         """Get what was missed while the connection was congested."""
-        self._feed.drained(self)
+        self._house.feed.drained(self)
 
     def closed(self, code: int) -> None:
         """Leave everything, as nothing can be sent any more; the first code told counts."""
-        if self.close_code is None:
-            self.close_code = code
-            self._lines.clear()
-            self._subscriptions_changed(-len(self.channels))
-            self.channels.clear()
-            self._feed.leave(self)
+        if self.close_code is not None:
+            return
+        self.close_code = code
+        self._joined = None
+        if self.backlog is not None:
+            self.backlog.close()
+            self.backlog = None
+        if self.channel_count:
+            self.count_channel(-self.channel_count)
+        self._house.feed.leave(self)
+
+    def gone(self) -> None:
+        """Be forgotten."""
+        self._house.gone(self)
 
     def end(self, why: Disconnect) -> None:
         """Close the connection with a code of ours, after all that was said before."""
         if self.close_code is None:
             self.flush()
             self.closed(why.code)
-            self._wire.end(why.code, why.reason)
+            self.send_close(why.code, why.reason)
 
     @property
     def queued_bytes(self) -> int:
         """What waits until the client reads."""
-        return self._lines_bytes + self._wire.queued_bytes
+        joined_bytes = 0 if self._joined is None else self._joined.size_bytes
+        return joined_bytes + self.transport.get_write_buffer_size()
 
     def dismiss(self, *, reconnect: bool) -> None:
         """End the connection as an operator wants it; who doesn't read is not waited for."""
         self.end(Disconnect.FORCED_TO_RECONNECT if reconnect else Disconnect.FORCED)
-        if not self._wire.writable.is_set():
+        if self.writing_paused:
             # The close frame would wait behind what isn't read.
-            self._wire.abort()
+            self.transport.abort()
 
-    # What the client has
+    def count_channel(self, delta: int) -> None:
+        """Count a subscription that the feed makes, or ended, in the same step."""
+        self.channel_count += delta
+        self._house.subscriptions_changed(delta)
 
-    def add_channel(self, channel: str) -> None:
-        """Note a subscription, which the feed makes in the same step."""
-        self.channels.add(channel)
-        self._subscriptions_changed(1)
-
-    def remove_channel(self, channel: str) -> bool:
-        """Forget a subscription; tell whether there was one."""
-        if channel not in self.channels:
-            return False
-        self.channels.discard(channel)
-        self._subscriptions_changed(-1)
-        return True
-
-    # Whether the client lives
-
-    def ping(self) -> None:
-        """Ask for a sign of life, once connected."""
-        # Behind bytes that wait there is no need to: who takes them lives.
-        if self.is_connected and self.close_code is None and self._wire.writable.is_set():
-            self.flush()
-            if self._wire.send_frame(PING_FRAMES):
-                self._traffic.sent_bytes += len(PING_FRAMES)
-
-    def begin_listening(self) -> None:
-        """Forget the signs of life so far; before `connect` other bounds hold."""
-        if self.is_connected:
-            self._wire.begin_listening()
-
-    def check_alive(self) -> bool:
-        """End a connection whose client was silent; `True`: too early to tell, ask again."""
-        if self._wire.heard or self.close_code is not None:
-            return False
-        if self._wire.is_busy:
-            return True
-        self.end(Disconnect.NO_PONG)
-        if not self._wire.writable.is_set():
-            # The close frame would wait behind what isn't read.
-            self._wire.abort()
-        return False
-
-    async def may_write(self, timeout_s: float) -> bool:
+    async def may_write(self, backlog: Backlog, timeout_s: float) -> bool:
         """Wait until the client has read enough to be answered; tell whether it did.
 
         Who doesn't in time is cut. Cancel-safe.
         """
-        if not self._wire.writable.is_set():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wire.writable.wait()
-            except TimeoutError:
-                self.cut()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.writing_paused and self.close_code is None:
+                    await backlog.writable()
+        except TimeoutError:
+            self.cut()
         return self.close_code is None
 
     # Writing
@@ -262,29 +295,25 @@ class Session:
         """
         if self.close_code is not None:
             return
-        if self._lines:
-            self._lines.append(b"\n")
-            self._lines_bytes += 1
-        self._lines.extend(line)
-        self._lines_bytes += sum(map(len, line))
-        self._lines_are_exempt |= exempt
-        if self._lines_bytes > _JOINED_MAX_BYTES:
+        joined = self._joined
+        if joined is None:
+            joined = self._joined = _Joined()
+            self._house.outbox.flush_soon(self)
+        else:
+            joined.lines.append(b"\n")
+            joined.size_bytes += 1
+        joined.lines.extend(line)
+        joined.size_bytes += sum(map(len, line))
+        joined.exempt |= exempt
+        if joined.size_bytes > _JOINED_MAX_BYTES:
             self.flush()
-        elif not self._flush_is_due:
-            self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush_if_due)
-
-    def _flush_if_due(self) -> None:
-        self._flush_is_due = False
-        self.flush()
 
     def flush(self) -> None:
         """Write the joined lines as one message."""
-        if not self._lines:
+        joined = self._joined
+        if joined is None:
             return
-        header = frame_header(self._lines_bytes)
-        if self._wire.send_parts([header, *self._lines], exempt=self._lines_are_exempt):
-            self._traffic.sent_bytes += len(header) + self._lines_bytes
-        self._lines = []
-        self._lines_bytes = 0
-        self._lines_are_exempt = False
+        self._joined = None
+        header = frame_header(joined.size_bytes)
+        if self.send_parts([header, *joined.lines], exempt=joined.exempt):
+            self._house.outbox.sent_bytes += len(header) + joined.size_bytes

@@ -13,7 +13,7 @@ import pytest
 
 from bench.crowd import CrowdError, CrowdPlan, gathered
 from bench.load.programs import compiled
-from realtime.centrifuge_codec import frame_header, text_frame
+from realtime.websocket_frames import PING, frame_header, text_frame
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 STREAMING = (
@@ -60,7 +60,7 @@ def pushes(*numbers: int, sent_ns: int = 0) -> bytes:
 async def test_each_line_of_a_message_counts_once(folder: Path, step: int) -> None:
     """Replies, pings and lines without the mark don't; cutting the bytes changes nothing."""
     gate = asyncio.Event()
-    ping = frame_header(4, 0x89) + b"ping" + text_frame(b"{}")
+    ping = frame_header(4, PING) + b"ping" + text_frame(b"{}")
     after = b"".join(
         [
             text_frame(pushes(1)),

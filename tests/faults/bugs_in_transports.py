@@ -27,8 +27,8 @@ BUGS_IN_TRANSPORTS: Final = (
         (
             Edit(
                 "realtime.websocket_session:Session.end",
-                "self._wire.end(why.code, why.reason)",
-                "reached(self._wire.abort())",
+                "self.send_close(why.code, why.reason)",
+                "reached(self.transport.abort())",
             ),
         ),
         (

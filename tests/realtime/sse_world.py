@@ -86,7 +86,7 @@ async def served_sse(
     try:
         async with asyncio.TaskGroup() as tasks:
             live = Feed(truth, bus, NullObserver(), config, tasks)
-            app.state.node = _node(live, bus, chosen)
+            app.state.node = _node(live, bus, chosen, tasks)
             server = Server(server_config(app, chosen), app, chosen)
             for work in (bus.run(live.follower), live.run()):
                 tasks.create_task(work)
@@ -102,7 +102,7 @@ async def served_sse(
         pass
 
 
-def _node(feed: Feed, bus: WildBus, settings: Settings) -> Node:
+def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup) -> Node:
     unused = cast("Any", None)
     return Node(
         node_id="node-1",
@@ -114,4 +114,5 @@ def _node(feed: Feed, bus: WildBus, settings: Settings) -> Node:
         cache=unused,
         metrics=Metrics(),
         connections=Connections(settings.max_connections),
+        tasks=tasks,
     )

@@ -31,9 +31,9 @@ from realtime.centrifuge_codec import (
     encode_staleness,
     encode_subscribed,
     read_position,
-    text_frame,
 )
 from realtime.settings import Settings
+from realtime.websocket_frames import text_frame
 
 ADA = User(1, 1001, "Ädá \u2028 \U0001f600", "A", {"note": 'a "quoted"\nline'}, 3)
 ENTERED = Change.of_events("zone:A", Position("ab12", 5), "t-1", 1_700, (Entered(ADA),))

@@ -131,7 +131,7 @@ async def test_a_client_that_says_too_much_is_not_taken_for_silent() -> None:
         await talker.say({"id": 9, "subscribe": {"channel": "zone:A"}})
         for number in range(10, 20):
             await talker.say({"id": number, "ping": {}, "filler": "x" * 1_000})
-        await until(lambda: any(protocol.read_paused for protocol in world.protocols))
+        await until(lambda: any(protocol.reading_paused for protocol in world.protocols))
         await asyncio.sleep(LONG_S)
         world.truth.gate.set()
         assert [(await talker.line())["id"] for _ in range(11)] == list(range(9, 20))

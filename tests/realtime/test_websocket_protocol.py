@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from typing import Any
@@ -11,15 +12,17 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.lifespan.on import LifespanOn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
 from channels.feed import FeedConfig
 from channels.repairs import FollowerConfig
+from realtime.http_protocol import BoundedHttpProtocol
 from realtime.settings import Settings
 from realtime.websocket_protocol import SharedFrameProtocol
 from realtime.websocket_server import server_config
+from realtime.websocket_session import Session
 from tests.realtime.raw_socket import RawSocket, raw_socket
 from tests.realtime.wire_world import WireWorld, served, until
 
@@ -63,25 +66,20 @@ def test_uvicorn_still_has_what_the_protocol_relies_on() -> None:
     config.load()
     loop = asyncio.new_event_loop()
     try:
-        protocol = WebSocketsSansIOProtocol(config, ServerState(), {}, loop)
+        protocol = HttpToolsProtocol(config, ServerState(), {}, loop)
     finally:
         loop.close()
-    for name in (
-        *("app", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections"),
-        *("curr_msg_data_type", "disconnected", "frames", "handshake_complete"),
-        *("handshake_initiated", "logger", "loop", "queue", "read_paused", "transport"),
-        *("writable",),
-    ):
+    for name in ("client", "connections", "headers", "logger", "loop", "parser", "scope"):
         assert hasattr(protocol, name), name
+    assert "self.url" in inspect.getsource(HttpToolsProtocol.on_message_begin)
     for name in (
-        *("connection_made", "connection_lost", "data_received", "eof_received", "handle_close"),
-        *("handle_cont", "handle_ping", "handle_parser_exception", "receive", "resume_writing"),
-        *("run_asgi", "send_receive_event_to_app"),
+        *("connection_made", "connection_lost", "data_received", "handle_websocket_upgrade"),
+        *("on_headers_complete", "on_message_begin"),
     ):
-        assert name in vars(WebSocketsSansIOProtocol), name
-        assert name in vars(SharedFrameProtocol), name
-    for name in ("debug", "logger", "parser_exc", "close_rcvd", "close_sent", "state"):
-        assert hasattr(protocol.conn, name), name
+        assert name in vars(HttpToolsProtocol), name
+        assert name in vars(BoundedHttpProtocol), name
+    # What uvicorn's server calls on each of its connections.
+    assert "connection.shutdown()" in inspect.getsource(uvicorn.Server.shutdown)
     assert config.ws_protocol_class is SharedFrameProtocol
     assert issubclass(config.lifespan_class, LifespanOn)
     server = uvicorn.Server(config)
@@ -92,18 +90,18 @@ def test_uvicorn_still_has_what_the_protocol_relies_on() -> None:
 async def test_the_same_bytes_go_to_every_subscriber(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change is encoded once, and the frame object is shared."""
     written: list[bytes] = []
-    send_frame = SharedFrameProtocol.send_frame
+    deliver = Session.deliver
 
-    def send_and_note(protocol: SharedFrameProtocol, frame: bytes) -> bool:
+    def deliver_and_note(session: Session, frame: bytes) -> None:
         written.append(frame)
-        return send_frame(protocol, frame)
+        deliver(session, frame)
 
     async with (
         served() as world,
         world.talker("zone:A") as first,
         world.talker("zone:A") as second,
     ):
-        monkeypatch.setattr(SharedFrameProtocol, "send_frame", send_and_note)
+        monkeypatch.setattr(Session, "deliver", deliver_and_note)
         world.commit((1, "A"))
         assert await first.message() == await second.message()
         assert len(written) == 2
@@ -130,12 +128,12 @@ async def test_who_reads_again_gets_ordinary_changes() -> None:
             commits += 1
             world.commit(*crowd(commits, 400))
             await asyncio.sleep(0)
-        buffered = session._wire.transport.get_write_buffer_size()
+        buffered = session.transport.get_write_buffer_size()
         for _ in range(5):
             commits += 1
             world.commit(*crowd(commits, 400))
             await asyncio.sleep(0)
-        assert session._wire.transport.get_write_buffer_size() <= buffered
+        assert session.transport.get_write_buffer_size() <= buffered
         assert await read_changes(raw, commits) == list(range(1, commits + 1))
         assert not world.node.feed.slow_count
         world.commit((1, "A"))
@@ -199,18 +197,18 @@ async def test_a_snapshot_in_flight_is_no_congestion() -> None:
             raw.write(CONNECT_AND_WATCH)
             await until(lambda: len(world.node.connections) == 1)
             session = session_of(world)
-            await until(lambda: "zone:A" in session.channels)
+            await until(lambda: world.node.feed.watches(session, "zone:A"))
             await asyncio.sleep(0)
-            in_flight = session._wire.transport.get_write_buffer_size()
+            in_flight = session.transport.get_write_buffer_size()
             assert in_flight > 1_000_000
             world.commit((1, "A"))
             await asyncio.sleep(0)
-            assert session._wire.transport.get_write_buffer_size() > in_flight
+            assert session.transport.get_write_buffer_size() > in_flight
             assert not world.node.feed.slow_count
             while not session.congested:
                 world.commit(*crowd(30, 100))
                 await asyncio.sleep(0)
-            over = session._wire.transport.get_write_buffer_size() - in_flight
+            over = session.transport.get_write_buffer_size() - in_flight
             assert 20_000 < over < 60_000
 
 
@@ -225,9 +223,9 @@ async def test_a_client_that_asks_but_does_not_read_is_not_answered_without_end(
                 raw.write(f'{{"id":{number},"history":{{"channel":"zone:A","limit":1}}}}')
             await until(lambda: len(world.node.connections) == 1)
             session = session_of(world)
-            await until(lambda: not session._wire.writable.is_set())
+            await until(lambda: session.writing_paused)
             await asyncio.sleep(0.1)
-            assert session._wire.transport.get_write_buffer_size() < 1_000_000
+            assert session.transport.get_write_buffer_size() < 1_000_000
             ids: list[int] = []
             while len(ids) < 51:
                 ids += [json.loads(line)["id"] for line in (await raw.read_text()).split("\n")]
@@ -243,15 +241,15 @@ async def test_a_flood_of_pings_fills_no_buffer() -> None:
         await watch(raw)
         session = session_of(world)
         pings = Frame(Opcode.PING, b"x" * 125).serialize(mask=True) * 500
-        while session._wire.writable.is_set():
+        while not session.writing_paused:
             raw.writer.write(pings)
             await raw.writer.drain()
-        buffered = session._wire.transport.get_write_buffer_size()
+        buffered = session.transport.get_write_buffer_size()
         for _ in range(10):
             raw.writer.write(pings)
             await raw.writer.drain()
         await asyncio.sleep(0.05)
-        assert session._wire.transport.get_write_buffer_size() <= buffered + 1_000
+        assert session.transport.get_write_buffer_size() <= buffered + 1_000
 
 
 async def test_what_is_queued_for_a_session_is_bounded() -> None:
@@ -264,8 +262,8 @@ async def test_what_is_queued_for_a_session_is_bounded() -> None:
         async with asyncio.TaskGroup() as tasks:
             for number in range(101, 301):
                 tasks.create_task(talker.say({"id": number, "ping": {}, **filler}))
-            await until(lambda: session._wire.read_paused)
-            assert session._wire._inbox_bytes < 300_000
+            await until(lambda: session.reading_paused)
+            assert session.backlog.message_bytes < 300_000
             world.truth.gate.set()
             ids = [(await talker.line())["id"] for _ in range(201)]
         assert ids == list(range(100, 301))
@@ -280,10 +278,10 @@ async def test_a_flood_of_empty_messages_is_bounded() -> None:
         raw.write('{"id":3,"subscribe":{"channel":"zone:B"}}')
         await until(lambda: ("state", "zone:B") in world.truth.asked)
         raw.writer.write(Frame(Opcode.TEXT, b"").serialize(mask=True) * 400_000)
-        await until(lambda: session._wire.read_paused)
+        await until(lambda: session.reading_paused)
         await asyncio.sleep(0.05)
         # What one read of the socket brings is still taken.
-        assert session._wire.queue.qsize() < 50_000
+        assert len(session.backlog.messages) < 50_000
         world.truth.gate.set()
 
 

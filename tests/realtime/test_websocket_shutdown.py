@@ -8,11 +8,9 @@ import signal
 import pytest
 import sse_starlette.sse
 from starlette.applications import Starlette
-from starlette.types import Message
 
 from realtime.connections import Connections
 from realtime.settings import Settings
-from realtime.websocket_endpoint import routes
 from realtime.websocket_server import Server, server_config
 from realtime.websocket_session import Session
 from tests.realtime.raw_socket import raw_socket
@@ -110,19 +108,3 @@ def test_the_handler_is_ours_also_when_sse_starlette_replaced_uvicorns() -> None
     server.handle_exit(signal.SIGTERM, None)
     assert server.force_exit is True
     assert server._captured_signals == [signal.SIGTERM, signal.SIGTERM]
-
-
-async def test_another_server_is_refused_with_the_reason() -> None:
-    """Without our protocol below nothing could be sent: the error says what to start."""
-    app = Starlette(routes=list(routes))
-    app.state.node = None
-    scope = {"type": "websocket", "path": "/ws", "headers": [], "subprotocols": []}
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        raise AssertionError(message)
-
-    with pytest.raises(RuntimeError, match="zonecast serve"):
-        await app(scope, receive, send)

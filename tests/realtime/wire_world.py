@@ -24,7 +24,6 @@ from realtime.connections import Connections
 from realtime.metrics import Metrics
 from realtime.node import Node
 from realtime.settings import Settings
-from realtime.websocket_endpoint import routes
 from realtime.websocket_server import Server, server_config
 from tests.channels.world import NullObserver, Truth, WildBus
 
@@ -149,13 +148,13 @@ async def served(
         following=FollowerConfig(gap_wait_s=0.01, linger_s=0.01), head_check_interval_s=0.1
     )
     chosen = Settings(**{"shutdown_timeout_s": 2, **settings})
-    app = Starlette(routes=list(routes))
+    app = Starlette()
     app.state.node = None
     listener = socket.create_server(("127.0.0.1", 0))
     try:
         async with asyncio.TaskGroup() as tasks:
             live = Feed(truth, bus, NullObserver(), config, tasks)
-            app.state.node = _node(live, bus, chosen)
+            app.state.node = _node(live, bus, chosen, tasks)
             server = Server(server_config(app, chosen), app, chosen)
             for work in (bus.run(live.follower), live.run()):
                 tasks.create_task(work)
@@ -174,7 +173,7 @@ async def served(
         pass
 
 
-def _node(feed: Feed, bus: WildBus, settings: Settings) -> Node:
+def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup) -> Node:
     unused = cast("Any", None)
     return Node(
         node_id="node-1",
@@ -186,4 +185,5 @@ def _node(feed: Feed, bus: WildBus, settings: Settings) -> Node:
         cache=unused,
         metrics=Metrics(),
         connections=Connections(settings.max_connections),
+        tasks=tasks,
     )

@@ -1,0 +1,234 @@
+"""Conversations: in which order the commands of a session are executed, and what may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import msgspec
+from structlog.stdlib import BoundLogger
+
+from channels.feed import Feed
+from channels.names import parse_channel
+from realtime.centrifuge_codec import (
+    BadRequestError,
+    ChannelRequest,
+    Command,
+    Disconnect,
+    Params,
+    SubscribeRequest,
+    decode_commands,
+    decode_params,
+)
+from realtime.settings import Settings
+from realtime.waiting_room import Waiting, WaitingRoom
+from realtime.websocket_backlog import Backlog
+from realtime.websocket_commands import Commands, Work
+from realtime.websocket_session import Session
+
+
+class Conversations:
+    """Has the commands of a node's sessions executed, each session's in their order.
+
+    That is done at once, in the step in which they arrive. Only where one has to wait, a task
+    takes over, and what comes later queues up in the session's backlog until it is done. But a
+    subscribe with a `min` that this node has not reached yet waits aside, and with it only
+    what comes later for the same channel. One command is executed at a time, whoever waited:
+    each is answered when what was written before has been read.
+
+    Args:
+        commands: Executes each.
+        feed: Whose positions are waited for.
+        settings: The bounds.
+        tasks: Owns what waits; each task ends with its session.
+        log: Where what fails is told.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        *,
+        feed: Feed,
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
+        log: BoundLogger,
+    ) -> None:
+        self._commands = commands
+        self._feed = feed
+        self._settings = settings
+        self._tasks = tasks
+        self._log = log
+
+    # In order
+
+    def take(self, session: Session, text: str) -> None:
+        """Execute the commands of a message, or queue it behind what waits. Never awaits."""
+        backlog = session.backlog
+        if backlog is not None and backlog.task is not None:
+            backlog.add_message(text)
+            if backlog.message_bytes > self._settings.max_message_bytes:
+                session.pause_reading()
+            return
+        commands = self._read_message(session, text)
+        for index, command in enumerate(commands):
+            if session.close_code is not None:
+                return
+            work = self._execute(session, command)
+            if work is not None:
+                backlog = _backlog_of(session)
+                backlog.add_commands(commands[index + 1 :])
+                backlog.task = self._tasks.create_task(self._catch_up(session, backlog, work))
+                return
+
+    async def _catch_up(self, session: Session, backlog: Backlog, work: Work | None) -> None:
+        """Execute what is queued, until nothing is."""
+        try:
+            while work is not None:
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001 - the boundary of the session's task.
+                    self._fail_session(session, error)
+                work = self._next_work(session, backlog)
+        finally:
+            backlog.task = None
+            _drop_if_done(session, backlog)
+
+    def _next_work(self, session: Session, backlog: Backlog) -> Work | None:
+        """Execute what is queued until something has to be awaited."""
+        while session.close_code is None:
+            if backlog.commands:
+                work = self._execute(session, backlog.commands.popleft())
+                if work is not None:
+                    return work
+            elif backlog.messages:
+                backlog.add_commands(self._read_message(session, backlog.take_message()))
+            else:
+                session.resume_reading()
+                break
+        return None
+
+    def _read_message(self, session: Session, text: str) -> list[Command]:
+        try:
+            return decode_commands(text, self._settings.max_commands_per_message)
+        except BadRequestError as error:
+            self.refuse(session, error.why)
+            return []
+
+    def refuse(self, session: Session, why: str) -> None:
+        """End a session for what its client said."""
+        self._log.info("refused", client=session.client_id, why=why)
+        session.end(Disconnect.BAD_REQUEST)
+
+    def _fail_session(self, session: Session, error: Exception) -> None:
+        if isinstance(error, BadRequestError):
+            self.refuse(session, error.why)
+            return
+        session.end(Disconnect.SERVER_ERROR)
+        self._log.error("session failed", client=session.client_id, exc_info=error)
+
+    def _execute(self, session: Session, command: Command) -> Work | None:
+        """Execute a command, or return what has to be awaited for it. Never raises."""
+        try:
+            channel = self._waits_for(session, command)
+            if channel is not None:
+                return self._set_aside(session, command, channel)
+            backlog = session.backlog
+            if session.writing_paused or (backlog is not None and backlog.turn.locked()):
+                return partial(self._execute_in_turn, session, _backlog_of(session), command)
+            work = self._commands.begin(session, command)
+            return work and partial(_hold_turn, _backlog_of(session), work)
+        except Exception as error:  # noqa: BLE001 - the boundary of the session.
+            self._fail_session(session, error)
+            return None
+
+    async def _execute_in_turn(self, session: Session, backlog: Backlog, command: Command) -> None:
+        """Execute a command once the client may be answered."""
+        async with backlog.turn:
+            if await session.may_write(backlog, self._settings.slow_drain_timeout_s):
+                work = self._commands.begin(session, command)
+                if work is not None:
+                    await work()
+
+    # Aside
+
+    def _waits_for(self, session: Session, command: Command) -> str | None:
+        """Return the channel that a command has to wait for; `None`: it is executed at once."""
+        room = session.backlog.room if session.backlog is not None else None
+        if command.method == "subscribe" and session.is_connected:
+            request = _read(command, SubscribeRequest)
+            if request is None:
+                return None
+            waits = request.minimum is not None and not self._feed.minima.covers(
+                request.channel, request.minimum
+            )
+            is_there = room is not None and request.channel in room
+            return request.channel if waits or is_there else None
+        if command.method == "unsubscribe" and room:
+            ending = _read(command, ChannelRequest)
+            return ending.channel if ending is not None and ending.channel in room else None
+        return None
+
+    def _set_aside(self, session: Session, command: Command, channel: str) -> Work | None:
+        backlog = _backlog_of(session)
+        if backlog.room is None:
+            backlog.room = WaitingRoom(
+                self._tasks,
+                partial(self._serve_waiting, session, backlog),
+                partial(_drop_if_done, session, backlog),
+                max_concurrent=self._settings.waiting_max_concurrent,
+                max_commands=self._settings.max_commands_per_message,
+                max_bytes=self._settings.max_message_bytes,
+            )
+        waiting = Waiting(command, channel, asyncio.get_running_loop().time())
+        if backlog.room.is_full:
+            return partial(_add_when_room, backlog.room, waiting)
+        backlog.room.add(waiting)
+        return None
+
+    async def _serve_waiting(self, session: Session, backlog: Backlog, waiting: Waiting) -> None:
+        command = waiting.command
+        try:
+            await self._commands.answer_later(
+                session, command, partial(self._execute_waiting, session, backlog, waiting)
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary of the session's task.
+            self._fail_session(session, error)
+
+    async def _execute_waiting(self, session: Session, backlog: Backlog, waiting: Waiting) -> None:
+        command = waiting.command
+        request = _read(command, SubscribeRequest) if command.method == "subscribe" else None
+        if request is None or request.minimum is None:
+            await self._execute_in_turn(session, backlog, command)
+            return
+        channel = parse_channel(request.channel)
+        async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
+            await self._execute_in_turn(session, backlog, command)
+
+
+def _backlog_of(session: Session) -> Backlog:
+    if session.backlog is None:
+        session.backlog = Backlog()
+    return session.backlog
+
+
+def _drop_if_done(session: Session, backlog: Backlog) -> None:
+    if backlog.is_done and session.backlog is backlog:
+        session.backlog = None
+
+
+async def _hold_turn(backlog: Backlog, work: Work) -> None:
+    async with backlog.turn:
+        await work()
+
+
+async def _add_when_room(room: WaitingRoom, waiting: Waiting) -> None:
+    await room.has_room()
+    room.add(waiting)
+
+
+def _read(command: Command, kind: type[Params]) -> Params | None:
+    """Read parameters; `None`: they are to be answered as what they are, a bad request."""
+    try:
+        return decode_params(command, kind)
+    except (msgspec.DecodeError, RecursionError):
+        return None
