@@ -52,7 +52,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             server.run(sockets=[listener])
         return 0 if server.started and not server.has_failed else 1
     export(settings)
-    workers = Workers(settings.workers, [listener])
+    workers = Workers(settings.workers, [listener], settings.worker_silence_max_s)
     workers.run()
     return 1 if workers.has_failed else 0
 

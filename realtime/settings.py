@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one."""
     workers: int = Field(default=1, ge=1, le=64)
     """Serving processes; more than one needs PostgreSQL and Redis."""
+    worker_silence_max_s: Positive = 30
+    """A worker process that doesn't answer its supervisor for so long is replaced."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 from types import FrameType
@@ -51,13 +52,20 @@ class Worker(Process):
 class Workers(Multiprocess):
     """uvicorn's supervisor of `count` workers: one that dies is replaced.
 
+    Args:
+        count: How many.
+        listeners: What they accept from.
+        silence_max_s: A worker that doesn't answer for so long hangs. It is also what a new one
+            has for its imports, which take seconds on a busy machine.
+
     Attributes:
         has_failed: Whether it stopped because a worker could not start.
     """
 
-    def __init__(self, count: int, listeners: list[socket.socket]) -> None:
+    def __init__(self, count: int, listeners: list[socket.socket], silence_max_s: float) -> None:
         config = uvicorn.Config("realtime.app:build_app", log_config=None)
         config.workers = count
+        config.timeout_worker_healthcheck = math.ceil(silence_max_s)
         super().__init__(config, listeners)
         self.has_failed = False
         self._log = structlog.get_logger()
