@@ -6,15 +6,14 @@ and in commit order, and heads, always locked last and in one order, can't deadl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json import dumps
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
 
-from channels.changes import Transaction
 from channels.names import DIRECTORY, UNASSIGNED, ZONE_PREFIX
 from channels.positions import Position
 from db.identity import IDENTITY_SQL, client_epoch, process_identity
@@ -22,8 +21,8 @@ from db.models import random_epoch
 from db.types import UtcDateTime
 
 _LOCK_POSTGRES: Final = text(
-    f"""SELECT channel, epoch, rev, {IDENTITY_SQL} AS identity FROM channel_heads
-    WHERE channel = ANY(CAST(:channels AS text[])) ORDER BY channel COLLATE "C" FOR UPDATE"""  # noqa: S608 - made of constants
+    """SELECT channel FROM channel_heads
+    WHERE channel = ANY(CAST(:channels AS text[])) ORDER BY channel COLLATE "C" FOR UPDATE"""
 )
 _LOCK_FREE_POSTGRES: Final = text(f"{_LOCK_POSTGRES.text} SKIP LOCKED")
 _LIMIT_WAIT: Final = text("SELECT set_config('lock_timeout', :ms, true)")
@@ -48,14 +47,28 @@ _ALL_CHANNELS: Final = text(
     "SELECT channel FROM channel_heads UNION SELECT :prefix || zone_id FROM zones"
     " UNION SELECT :directory UNION SELECT :unassigned"
 )
-# One round trip: other writers of the same channels wait for all of them.
-_ADVANCE_POSTGRES: Final = text(
-    """WITH moved AS (
-        UPDATE channel_heads SET rev = rev + 1 WHERE channel = ANY(CAST(:channels AS text[])))
-    INSERT INTO changes (channel, rev, tx_id, at, span, events)
-    SELECT c.channel, c.rev, :tx, :at, :span, CAST(c.events AS json)
-    FROM unnest(CAST(:channels AS text[]), CAST(:revs AS bigint[]), CAST(:events AS text[]))
-        AS c(channel, rev, events)"""
+# One round trip from the first lock to the last row: whoever waits for these heads waits for
+# nothing but it and the COMMIT. All that is told is encoded before.
+_MOVE_POSTGRES: Final = text(
+    f"""WITH wanted AS (
+        SELECT * FROM unnest(CAST(:channels AS text[]), CAST(:epochs AS text[]),
+            CAST(:events AS text[])) AS w(channel, new_epoch, events)),
+    locked AS MATERIALIZED (
+        SELECT channel FROM channel_heads WHERE channel = ANY(CAST(:channels AS text[]))
+        ORDER BY channel COLLATE "C" FOR UPDATE),
+    moved AS (
+        UPDATE channel_heads AS h
+        SET rev = h.rev + CAST(w.events IS NOT NULL AS int),
+            epoch = coalesce(w.new_epoch, h.epoch),
+            floor = CASE WHEN w.new_epoch IS NULL THEN h.floor ELSE h.rev END
+        FROM locked JOIN wanted AS w USING (channel)
+        WHERE h.channel = locked.channel
+        RETURNING h.channel, h.epoch, h.rev, w.events),
+    logged AS (
+        INSERT INTO changes (channel, rev, tx_id, at, span, events)
+        SELECT channel, rev, :tx, :at, :span, CAST(events AS json)
+        FROM moved WHERE events IS NOT NULL)
+    SELECT channel, epoch, rev, {IDENTITY_SQL} AS identity FROM moved"""  # noqa: S608 - made of constants
 ).bindparams(bindparam("at", type_=UtcDateTime()))
 _ADVANCE_SQLITE: Final = text(
     "UPDATE channel_heads SET rev = rev + 1"
@@ -68,79 +81,102 @@ _INSERT_SQLITE: Final = text(
 
 
 @dataclass(frozen=True, slots=True)
-class LockedHeads:
-    """Heads that this transaction holds.
+class Entry:
+    """What all rows of a transaction in the change log share, and what each tells.
 
     Attributes:
-        epochs: By channel, as in the row.
-        revs: By channel.
-        identity: The identity of the database.
+        tx: The transaction's id.
+        time_ms: When it is recorded, Unix milliseconds.
+        events_json: By channel: the events, encoded.
     """
 
-    epochs: dict[str, str]
-    revs: dict[str, int]
-    identity: str
+    tx: str
+    time_ms: int
+    events_json: Mapping[str, bytes]
 
-    def next_position(self, channel: str) -> Position:
-        """Where the channel will be once this transaction has committed."""
-        epoch = client_epoch(self.epochs[channel], self.identity)
-        return Position(epoch, self.revs[channel] + 1)
+    def row(self, channel: str, rev: int) -> dict[str, Any]:
+        """Return the row of a channel, as `changes` has it."""
+        return {"channel": channel, "rev": rev, "events": self.text(channel), **self.shared}
+
+    def text(self, channel: str) -> str | None:
+        """Return what a channel is told; `None`: nothing."""
+        events_json = self.events_json.get(channel)
+        return None if events_json is None else events_json.decode()
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What is the same in all rows."""
+        at = datetime.fromtimestamp(self.time_ms / 1000, UTC)
+        return {"tx": self.tx, "at": at, "span": len(self.events_json)}
 
 
-def lock(connection: Connection, changed: Collection[str], created: Collection[str]) -> LockedHeads:
-    """Lock the heads of channels, as the last rows that this transaction locks.
+def record(connection: Connection, entry: Entry, created: Collection[str]) -> dict[str, Position]:
+    """Lock heads, move them on by one revision and write the rows of the change log.
+
+    They are the last rows that this transaction locks.
 
     Args:
         connection: In the writing transaction.
-        changed: Channels that get a change row.
-        created: Channels whose history begins anew; they may be among `changed`.
+        entry: What is told; its channels get a change row.
+        created: Channels whose history begins anew; they may be among those of `entry`.
+
+    Returns:
+        Where each channel of `entry` will be once this transaction has committed.
     """
+    renewed = {channel: random_epoch() for channel in sorted(created)}
     if created:
         # Before anything is locked: nobody else can be making the same zone, so nobody waits
         # here for a transaction that waits for us.
         _insert(connection, created)
-    wanted = sorted({*changed, *created})
-    heads = _lock(connection, wanted)
-    missing = [channel for channel in wanted if channel not in heads.revs]
+    move = _move_postgres if connection.dialect.name == "postgresql" else _move_sqlite
+    wanted = sorted({*entry.events_json, *created})
+    moved = move(connection, wanted, entry, renewed)
+    missing = [channel for channel in wanted if channel not in moved]
     if missing:
+        # Zones that were made past the service have no heads yet.
         _insert(connection, missing)
-        heads = _lock(connection, wanted)
-    if created:
-        renewed = {channel: random_epoch() for channel in sorted(created)}
-        connection.execute(
-            _RENEW_HEADS,
-            [{"channel": channel, "epoch": epoch} for channel, epoch in renewed.items()],
-        )
-        heads.epochs.update(renewed)
-    return heads
+        moved.update(move(connection, missing, entry, renewed))
+    return {channel: moved[channel] for channel in entry.events_json}
 
 
-def advance(connection: Connection, transaction: Transaction) -> None:
-    """Move the locked heads on by one revision and write the rows of the change log."""
-    changes = transaction.changes
-    channels = [change.channel for change in changes]
-    at = datetime.fromtimestamp(transaction.time_ms / 1000, UTC)
-    shared = {"tx": transaction.tx, "at": at, "span": len(changes)}
-    if connection.dialect.name == "postgresql":
-        revs = [change.rev for change in changes]
-        events = [change.events_json.decode() for change in changes]
+def _move_postgres(
+    connection: Connection, channels: Sequence[str], entry: Entry, renewed: Mapping[str, str]
+) -> dict[str, Position]:
+    values = {
+        "channels": list(channels),
+        "epochs": [renewed.get(channel) for channel in channels],
+        "events": [entry.text(channel) for channel in channels],
+        **entry.shared,
+    }
+    rows = connection.execute(_MOVE_POSTGRES, values).all()
+    return {row.channel: Position(client_epoch(row.epoch, row.identity), row.rev) for row in rows}
+
+
+def _move_sqlite(
+    connection: Connection, channels: Sequence[str], entry: Entry, renewed: Mapping[str, str]
+) -> dict[str, Position]:
+    rows = connection.execute(_LOCK_SQLITE, {"channels": dumps(list(channels))}).all()
+    epochs = {row.channel: row.epoch for row in rows}
+    revs = {row.channel: row.rev for row in rows}
+    new = {channel: renewed[channel] for channel in channels if channel in renewed}
+    if new:
         connection.execute(
-            _ADVANCE_POSTGRES, {"channels": channels, "revs": revs, "events": events, **shared}
+            _RENEW_HEADS, [{"channel": channel, "epoch": epoch} for channel, epoch in new.items()]
         )
-        return
-    connection.execute(_ADVANCE_SQLITE, {"channels": dumps(channels)})
-    connection.execute(
-        _INSERT_SQLITE,
-        [
-            {
-                "channel": change.channel,
-                "rev": change.rev,
-                "events": change.events_json.decode(),
-                **shared,
-            }
-            for change in changes
-        ],
-    )
+    told = [channel for channel in revs if channel in entry.events_json]
+    if told:
+        connection.execute(_ADVANCE_SQLITE, {"channels": dumps(told)})
+        connection.execute(
+            _INSERT_SQLITE, [entry.row(channel, revs[channel] + 1) for channel in told]
+        )
+    identity = process_identity()
+    return {
+        channel: Position(
+            client_epoch(new.get(channel, epochs[channel]), identity),
+            rev + (channel in entry.events_json),
+        )
+        for channel, rev in revs.items()
+    }
 
 
 def renew(connection: Connection) -> int:
@@ -161,7 +197,7 @@ def renew(connection: Connection) -> int:
     missing = channels.difference(connection.execute(_ALL_HEADS).scalars())
     if missing:
         _insert(connection, missing)
-    locked = sorted(_lock(connection, sorted(channels)).revs)
+    locked = sorted(_lock(connection, sorted(channels)))
     connection.execute(
         _RESTART_HEADS, [{"channel": channel, "epoch": random_epoch()} for channel in locked]
     )
@@ -188,23 +224,16 @@ def lock_one(connection: Connection, channel: str, wait_s: float) -> bool:
         return found.one_or_none() is not None
     if connection.dialect.name == "postgresql":
         connection.execute(_LIMIT_WAIT, {"ms": str(max(1, round(wait_s * 1000)))})
-    return channel in _lock(connection, [channel]).revs
+    return channel in _lock(connection, [channel])
 
 
-def _lock(connection: Connection, channels: Sequence[str]) -> LockedHeads:
-    epochs: dict[str, str] = {}
-    revs: dict[str, int] = {}
-    identity = ""
+def _lock(connection: Connection, channels: Sequence[str]) -> list[str]:
+    """Lock heads, in order; returns those that there are."""
     if connection.dialect.name == "postgresql":
-        rows = connection.execute(_LOCK_POSTGRES, {"channels": list(channels)}).all()
-        identity = rows[0].identity if rows else ""
+        found = connection.execute(_LOCK_POSTGRES, {"channels": list(channels)})
     else:
-        rows = connection.execute(_LOCK_SQLITE, {"channels": dumps(list(channels))}).all()
-        identity = process_identity()
-    for row in rows:
-        epochs[row.channel] = row.epoch
-        revs[row.channel] = row.rev
-    return LockedHeads(epochs, revs, identity)
+        found = connection.execute(_LOCK_SQLITE, {"channels": dumps(list(channels))})
+    return [row.channel for row in found]
 
 
 def _insert(connection: Connection, channels: Collection[str]) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Transaction as DriverTransaction
 from channels import events
 from channels.changes import Change, Transaction
 from channels.names import zone_channel
-from channels.positions import Position
 from db import heads
 from db.errors import UncapturedWriteError
 from db.net_effect import UserBefore, UserEffect, ZoneEffect, created_zones, events_by_channel
@@ -143,10 +142,7 @@ class Journal:
         told = events_by_channel(users, zones)
         if told:
             created = [zone_channel(zone_id) for zone_id in created_zones(zones)]
-            locked = heads.lock(connection, told, created)
-            transaction = _transaction(told, locked)
-            heads.advance(connection, transaction)
-            self.recorded = transaction
+            self.recorded = _write(connection, told, created)
 
     def hand_over(self) -> Transaction | None:
         """Give what was recorded to the outlet, now that it is committed."""
@@ -196,17 +192,26 @@ def _zone_effects(connection: Connection, touches: list[_ZoneTouch]) -> list[Zon
     ]
 
 
-def _transaction(
-    told: dict[str, tuple[events.Event, ...]], locked: heads.LockedHeads
+def _write(
+    connection: Connection, told: dict[str, tuple[events.Event, ...]], created: list[str]
 ) -> Transaction:
-    tx = secrets.token_hex(8)
-    time_ms = time.time_ns() // 1_000_000
-    positions: dict[str, Position] = {channel: locked.next_position(channel) for channel in told}
-    parts = tuple((channel, position.rev) for channel, position in positions.items())
+    """Write what channels are told to the change log."""
+    # Encoded once, for the log, the bus and all clients, and before any head is locked.
+    encoded = {channel: events.encode_events(happened) for channel, happened in told.items()}
+    entry = heads.Entry(secrets.token_hex(8), time.time_ns() // 1_000_000, encoded)
+    positions = heads.record(connection, entry, created)
+    parts = tuple((channel, positions[channel].rev) for channel in told)
     changes = tuple(
-        Change.of_events(
-            channel, position, tx, time_ms, told[channel], parts if len(parts) > 1 else ()
+        Change(
+            channel,
+            positions[channel].epoch,
+            positions[channel].rev,
+            entry.tx,
+            entry.time_ms,
+            happened,
+            encoded[channel],
+            parts if len(parts) > 1 else (),
         )
-        for channel, position in positions.items()
+        for channel, happened in told.items()
     )
-    return Transaction(tx, time_ms, changes)
+    return Transaction(entry.tx, entry.time_ms, changes)

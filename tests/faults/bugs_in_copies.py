@@ -107,10 +107,10 @@ BUGS_IN_DATABASE: Final = (
         "Bounded staleness",
         (
             Edit(
-                "db.heads:_lock",
-                "connection.execute(_LOCK_POSTGRES, ",
-                "connection.execute(text(reached(_LOCK_POSTGRES.text)"
-                ".replace('ORDER BY', 'ORDER BY random(),')), ",
+                "db.heads:_move_postgres",
+                "connection.execute(_MOVE_POSTGRES, values)",
+                "connection.execute(text(reached(_MOVE_POSTGRES.text)"
+                ".replace('ORDER BY', 'ORDER BY random(),')), values)",
             ),
         ),
         ("tests/db/test_heads.py",),
@@ -170,9 +170,9 @@ BUGS_IN_DATABASE: Final = (
         "Resumable",
         (
             Edit(
-                "db.heads:lock",
-                "    if created:\n        renewed",
-                "    if reached(False):\n        renewed",
+                "db.heads:record",
+                "for channel in sorted(created)",
+                "for channel in sorted(created) if reached(False)",
             ),
         ),
         ("tests/db/test_capture_zones.py::test_zone_made_anew_begins_a_new_history[sqlite]",),
