@@ -19,6 +19,7 @@ two-phase commits (neither driver has them), and what other programs do to the t
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from sqlalchemy import Connection, event, inspect, select
@@ -43,6 +44,7 @@ from db.rows import USERS, ZONES, among
 _JOURNALS: Final = "zonecast.journals"
 _COMMITTED: Final = "zonecast.committed"
 _BEFORES: Final = "zonecast.befores"
+_log = logging.getLogger(__name__)
 
 
 def listen() -> None:
@@ -123,6 +125,9 @@ def _abandon(connection: Connection) -> None:
         return
     try:
         connection.engine.dialect.do_rollback(connection.connection)
+    except Exception as error:  # noqa: BLE001 - what made the commit fail says more
+        _log.debug("rollback of a failed commit failed", exc_info=error)
+        connection.invalidate()
     except BaseException:
         connection.invalidate()
         raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import URL, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
@@ -20,12 +21,15 @@ from db import postgres, sqlite
 from db.address import connecting
 from db.capture import committed_transaction
 from db.completion import run_to_end
+from db.dialect import quick_dialect, try_when_idle
 from db.errors import ConflictError, DatabaseError, OtherDatabaseError
 from db.identity import IDENTITY_SQL, hashed_identity, process_identity
 from db.journal import OUTLET_OPTION, Outlet, Sink
 from db.translation import (
     commit_errors,
+    connection_errors,
     driver_errors,
+    notice_lost,
     notice_read_only,
     session_errors,
     translate_in_driver,
@@ -61,7 +65,7 @@ class DatabaseConfig:
         max_overflow: Connections beyond those, closed after use.
         pool_recycle_s: Age at which a connection is replaced, in seconds.
         pool_timeout_s: How long to wait for a free connection, in seconds.
-        pool_pre_ping: Whether a connection is tried before it is used.
+        pool_pre_ping: Whether a connection that was idle is tried before it is used.
         connect_timeout_s: How long connecting may take, in seconds.
         statement_timeout_s: How long a statement may run on PostgreSQL, in seconds.
         lock_timeout_s: How long PostgreSQL waits for rows that another transaction holds.
@@ -181,17 +185,14 @@ class Database:
             DatabaseError: or another of its kinds, whatever rule the commit broke.
         """
         engine = self.reader if read_only else self.engine
-        async with CommittingSession(engine, expire_on_commit=False) as session:
-            with driver_errors():
-                # Now, because what fails in connecting can be told from the caller's errors.
-                # The pool bounds the wait for a free connection, but not its try of one.
-                async with asyncio.timeout(self.config.pool_timeout_s + CHECKOUT_MARGIN_S):
-                    _ = await session.connection()
-            with session_errors():
+        # Around it all, as closing rolls back, on a connection that may be lost by then.
+        with session_errors():
+            async with CommittingSession(engine, expire_on_commit=False) as session:
+                await self._connect(session)
                 yield session
-            if not read_only:
-                with commit_errors():
-                    await session.commit()
+                if not read_only:
+                    with commit_errors():
+                        await session.commit()
 
     async def run_transaction(
         self, work: Callable[[AsyncSession], Awaitable[Value]]
@@ -233,7 +234,10 @@ class Database:
         try:
             async with asyncio.timeout(timeout_s):
                 with driver_errors():
-                    async with self._snapshots.connect() as connection:
+                    async with AsyncExitStack() as stack:
+                        with connection_errors():
+                            connecting = self._snapshots.connect()
+                            connection = await stack.enter_async_context(connecting)
                         yield connection
         except TimeoutError as error:
             raise UnavailableError("database", "no answer in time") from error
@@ -300,6 +304,23 @@ class Database:
             return Committed(value, {}, None)
         return Committed(value, transaction.positions, transaction.tx)
 
+    async def _connect(self, session: AsyncSession) -> None:
+        """Begin a transaction, now: its errors can't be told from the caller's later.
+
+        Raises:
+            UnavailableError: there is no connection, or none that works.
+        """
+        with connection_errors():
+            # The pool bounds the wait for a free connection, but not its try of one.
+            async with asyncio.timeout(self.config.pool_timeout_s + CHECKOUT_MARGIN_S):
+                try:
+                    _ = await session.connection()
+                except DBAPIError as error:
+                    if not error.connection_invalidated:
+                        raise
+                    # It died while it was idle, and all that are as old were given up with it.
+                    _ = await session.connection()
+
     def _engine(self, url: URL, **options: Any) -> AsyncEngine:
         engine = create_async_engine(
             url,
@@ -316,11 +337,10 @@ class Database:
         config = self.config
         pooled = bool(config.direct_url)
         engine = self._engine(
-            postgres.nameless(url) if pooled else url,
+            quick_dialect(postgres.nameless(url) if pooled else url),
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
             pool_recycle=config.pool_recycle_s,
-            pool_pre_ping=config.pool_pre_ping,
             connect_args={
                 "timeout": config.connect_timeout_s,
                 # For a server that doesn't answer at all; one that does stops earlier.
@@ -336,7 +356,10 @@ class Database:
             statement_timeout_s=config.statement_timeout_s,
             lock_timeout_s=config.lock_timeout_s,
         )
+        if config.pool_pre_ping:
+            try_when_idle(engine)
         event.listen(engine.sync_engine, "handle_error", notice_read_only)
+        event.listen(engine.sync_engine, "handle_error", notice_lost)
         return engine
 
     def _sqlite_engines(self, url: URL) -> tuple[AsyncEngine, AsyncEngine]:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from json import dumps
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, bindparam, insert, select, text
+from sqlalchemy import ColumnElement, Row, bindparam, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.util import identity_key
 
 from channels import events
@@ -21,6 +22,8 @@ from db.types import UtcDateTime, utc_now
 Move = tuple[events.User, str | None]
 """A user as its locked row has it, and the zone where it goes; `None`: into no zone."""
 
+_BIND: Final = {"mapper": inspect(User)}
+
 _MOVE_POSTGRES: Final = text(
     """UPDATE users SET zone_id = m.zone_id, version = version + 1, updated_at = :now
     FROM unnest(CAST(:ids AS bigint[]), CAST(:zone_ids AS text[])) AS m(id, zone_id)
@@ -32,6 +35,67 @@ _MOVE_SQLITE: Final = text(
     FROM json_each(:moves) AS m
     WHERE users.id = json_extract(m.value, '$[0]') RETURNING users.id, users.version"""
 ).bindparams(bindparam("now", type_=UtcDateTime()))
+
+
+# One round trip. The row is locked before it is compared, and the new zone is held by its key,
+# as by any UPDATE; whoever deletes that zone holds no user who is not in it.
+_MOVE_ONE_POSTGRES: Final = text(
+    """WITH found AS MATERIALIZED (
+        SELECT id, global_id, name, zone_id, attributes, version FROM users
+        WHERE id = :user_id FOR NO KEY UPDATE),
+    moved AS (
+        UPDATE users SET zone_id = :zone_id, version = users.version + 1, updated_at = :now
+        FROM found WHERE users.id = found.id
+            AND found.zone_id IS DISTINCT FROM CAST(:zone_id AS text)
+        RETURNING users.version)
+    SELECT found.*, moved.version AS moved_version FROM found LEFT JOIN moved ON true"""
+).bindparams(bindparam("now", type_=UtcDateTime()))
+# SQLite has one writer: what is read stays as it is.
+_FIND_ONE_SQLITE: Final = select_users().where(USERS.c.id == bindparam("user_id"))
+_MOVE_ONE_SQLITE: Final = text(
+    "UPDATE users SET zone_id = :zone_id, version = version + 1, updated_at = :now"
+    " WHERE id = :user_id"
+).bindparams(bindparam("now", type_=UtcDateTime()))
+
+
+async def move_one(db: AsyncSession, user_id: int, zone_id: str | None) -> events.User | None:
+    """Lock a user and move it, unless it is there already, by one statement.
+
+    An object of the session that stands for it is read anew.
+
+    Returns:
+        The user as it is afterwards; `None` when there is none.
+    """
+
+    def move(session: Session) -> events.User | None:
+        connection = session.connection(bind_arguments=_BIND)
+        values = {"user_id": user_id, "zone_id": zone_id, "now": utc_now()}
+        if connection.dialect.name == "postgresql":
+            row = connection.execute(_MOVE_ONE_POSTGRES, values).one_or_none()
+            version = None if row is None else row.moved_version
+        else:
+            row = connection.execute(_FIND_ONE_SQLITE, values).one_or_none()
+            version = None
+            if row is not None and row.zone_id != zone_id:
+                connection.execute(_MOVE_ONE_SQLITE, values)
+                version = row.version + 1
+        if row is None:
+            return None
+        before = user_of(row)
+        if version is None:
+            return before
+        after = events.User(
+            before.id, before.global_id, before.name, zone_id, before.attributes, version
+        )
+        journal = journal_of(session, connection)
+        journal.touch_user(user_id, UserBefore(before.zone_id, before.version), after)
+        return after
+
+    moved = await db.run_sync(move)
+    if identity_key(User, user_id) in db.identity_map:
+        query = select(User).where(USERS.c.id == user_id)
+        await db.execute(query.execution_options(populate_existing=True))
+    return moved
 
 
 async def hold_zones(db: AsyncSession, zone_ids: Collection[str]) -> set[str]:

@@ -49,6 +49,9 @@ _UNAVAILABLE: Final = {
 _LOST: Final = ("08", "57P", "40003")
 """What SQLSTATEs begin with after which a COMMIT may have been done all the same."""
 
+_ENDED: Final = ("08", "57P")
+"""What SQLSTATEs begin with after which a connection is of no use."""
+
 _UNFIT: Final = "not a value that the column takes"
 _INVALID: Final = {
     "22": _UNFIT,
@@ -97,6 +100,21 @@ def driver_errors() -> Iterator[None]:
 
 
 @contextmanager
+def connection_errors() -> Iterator[None]:
+    """Translate as `driver_errors` does in a block that also gets a connection from the pool.
+
+    Raises:
+        DatabaseError: or one of its kinds.
+        UnavailableError: the database can't be asked, or each new connection is lost at once.
+    """
+    try:
+        with driver_errors():
+            yield
+    except exc.InvalidRequestError as error:
+        raise UnavailableError("database", "connections are lost as they are made") from error
+
+
+@contextmanager
 def commit_errors() -> Iterator[None]:
     """Translate as `driver_errors` does in a block that commits.
 
@@ -135,6 +153,16 @@ def notice_read_only(context: ExceptionContext) -> None:
         # A reader is read-only because it asked for that.
         options = connection.get_execution_options()
         context.is_disconnect = not options.get("postgresql_readonly", False)
+
+
+def notice_lost(context: ExceptionContext) -> None:
+    """Drop connections whose server said that it ends them, also before they are seen closed.
+
+    To be listened with to `handle_error` of an engine on PostgreSQL.
+    """
+    state = getattr(context.original_exception, "sqlstate", None) or ""
+    if context.connection is not None and state.startswith(_ENDED):
+        context.is_disconnect = True
 
 
 def translate_in_driver(context: ExceptionContext) -> Exception | None:

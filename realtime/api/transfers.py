@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from channels import events
 from db import user_crud
 from db.models import User
 from realtime.api.answers import document_of_user, write_response
@@ -21,12 +22,11 @@ async def transfer_user(
 ) -> Response:
     """Move one user; to the zone where it is, nothing happens."""
 
-    async def work(session: AsyncSession) -> User:
-        return await user_crud.transfer_user_to_zone(session, user_id, destination.zone_id)
+    async def work(session: AsyncSession) -> events.User:
+        return await user_crud.move_user(session, user_id, destination.zone_id)
 
     moved = await write(request, "transfer_user", work)
-    user = document_of_user(moved.value)
-    return write_response(moved.positions, user, version=user.version)
+    return write_response(moved.positions, moved.value, version=moved.value.version)
 
 
 @router.post("/transfers", response_model=UserList)
