@@ -89,8 +89,7 @@ class RedisCache:
         generation = self._invalidation.generation
         first_load = 0 if use_cache else self._loads + 1
         while True:
-            if use_cache and (copy := self._current()) is not None:
-                self._near_hits += 1
+            if use_cache and (copy := self.current()) is not None:
                 return copy
             if self._flight is None:
                 copy = await self._lead(load, use_cache=use_cache)
@@ -103,14 +102,23 @@ class RedisCache:
         # Others may have been served a newer one while this reader was waiting to go on.
         return self._near.newest or copy
 
+    def current(self) -> CachedBytes | None:
+        """Return what `read` would return without asking anybody; `None`: it has to ask.
+
+        To be served at once: it is counted as read. Never awaits.
+        """
+        copy = self._current()
+        if copy is not None:
+            self._near_hits += 1
+        return copy
+
     async def get_users_dict(self) -> dict[str, Any] | None:
         """Return the cached dict, `None` when there is none that may be served.
 
         After `None`, the calling task may load the dict and hand it to `cache_users_dict`.
         """
         generation = self._invalidation.generation
-        if (copy := self._current()) is not None:
-            self._near_hits += 1
+        if (copy := self.current()) is not None:
             return copy.to_dict()
         found = await self._look_up(with_value=True)
         if found is not None and (copy := self._adopt_value(found, generation)) is not None:

@@ -149,6 +149,7 @@ class Metrics:
         )
 
     def _count_requests(self) -> None:
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = self._counter(
             "http_requests", "HTTP requests by route template.", "route", "method", "status"
         )
@@ -195,8 +196,14 @@ class Metrics:
     def request_answered(self, route: str, method: str, status: int, duration_s: float) -> None:
         """Count an HTTP request; `route` is a template, so that there are few of them."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(route, method, status).inc()
-        self._request_time.labels(route, method).observe(duration_s)
+        key = (route, method, status)
+        figures = self._answered.get(key)
+        if figures is None:
+            # Looked up once: that costs more than counting does.
+            count = self._requests.labels(route, method, status)
+            figures = self._answered[key] = (count, self._request_time.labels(route, method))
+        figures[0].inc()
+        figures[1].observe(duration_s)
 
     def channels_followed(self, count: int) -> None:
         """Tell how many channels the node follows now."""

@@ -4,32 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from realtime.api.problems import Kind, ProblemError, problem_response, status_response
-from realtime.node import node_of
+from realtime.node import Node, node_of
 
 UNMATCHED = "unmatched"
 """The route in figures of requests that no route took: paths are of the client's making."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is ready to be sent.
+
+    Attributes:
+        status: The HTTP status.
+        headers: As ASGI has them.
+        body: The bytes.
+    """
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+AtOnce = Callable[[Node, Scope], Answer | None]
+"""Answers a request without awaiting; `None`: it has to go its usual way."""
 
 
 class Boundary:
     """Counts requests, bounds bodies, and turns what nobody caught into a plain 500.
 
     Pure ASGI: streams, WebSockets and the lifespan pass through untouched.
+
+    Args:
+        app: Serves what is not answered here.
+        at_once: By method and path: what may have an answer ready, which then needs no route.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, at_once: Mapping[tuple[str, str], AtOnce] | None = None
+    ) -> None:
         self._app = app
+        self._at_once = at_once or {}
         self._log = structlog.stdlib.get_logger("zonecast.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of the server."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if await self._answer_at_once(scope, send):
             return
         exchange = _Exchange(scope, receive, send)
         try:
@@ -54,6 +84,23 @@ class Boundary:
                 # Only the server can make a truncated answer look like one: it drops the line.
                 raise
             await status_response(500)(scope, receive, exchange.send)
+
+    async def _answer_at_once(self, scope: Scope, send: Send) -> bool:
+        ready = self._at_once.get((scope["method"], scope["path"]))
+        if ready is None:
+            return False
+        began_s = time.perf_counter()
+        node = node_of(Request(scope))
+        # A node that is about to go says so in each answer.
+        answer = None if node.connections.stopping else ready(node, scope)
+        if answer is None:
+            return False
+        head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        await send(head)
+        await send({"type": "http.response.body", "body": answer.body})
+        duration_s = time.perf_counter() - began_s
+        node.metrics.request_answered(scope["path"], scope["method"], answer.status, duration_s)
+        return True
 
 
 class _Exchange:
