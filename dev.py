@@ -56,6 +56,9 @@ PROGRAMS = {
     "openssl": ("openssl",),
 }
 """What only some tests need: Debian's packages, and the programs of which one is enough."""
+PEERS = ROOT / "bench" / "peers"
+EXTRAS = ("", "test", "test,bench")
+"""What may be installed with it, each with more than the one before."""
 APT_RETRY_AFTER_S = 24 * 3600
 MIN_PYTHON = (3, 11)
 
@@ -92,14 +95,15 @@ def set_up(extra: str = "") -> None:
     """Make `.venv` hold this checkout and its dependencies; skipped when nothing changed.
 
     Args:
-        extra: An optional group of dependencies, `test`, or none.
+        extra: One of `EXTRAS`.
     """
     with (ROOT / ".dev.lock").open("w") as lock:
         # Two nodes may be started at once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = _fingerprint(ROOT / "pyproject.toml", ROOT / "constraints.txt")
-        stamps = [VENV / "zonecast.stamp", VENV / "zonecast-test.stamp"]
-        enough = stamps[1:] if extra else stamps
+        level = EXTRAS.index(extra)
+        stamps = [VENV / f"zonecast{'-' * bool(name)}{name}.stamp" for name in EXTRAS]
+        enough = stamps[level:]
         if PYTHON.exists() and any(_read(stamp) == wanted for stamp in enough):
             return
         if not _usable():
@@ -108,7 +112,7 @@ def set_up(extra: str = "") -> None:
         target = f".[{extra}]" if extra else "."
         with step(f"installing Zonecast and what it needs into {VENV.name} (half a minute)"):
             _install(["--constraint", "constraints.txt", "--editable", target])
-        stamps[bool(extra)].write_text(wanted)
+        stamps[level].write_text(wanted)
 
 
 def _fingerprint(*files: Path) -> str:
@@ -166,7 +170,7 @@ def set_up_programs() -> None:
     if missing and not _tried_lately(missing):
         with step(f"installing {', '.join(missing)} with apt-get"):
             apt_install(missing)
-    _install_npm_packages()
+    _install_npm_packages(CLIENTS, "the JavaScript SDK", "the tests with it skip")
 
 
 def _has(*names: str) -> bool:
@@ -228,19 +232,19 @@ def _quietly(command: Sequence[str]) -> int:
     ).returncode
 
 
-def _install_npm_packages() -> None:
+def _install_npm_packages(folder: Path, what: str, without: str) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        say("    no npm: the tests with the JavaScript SDK skip")
+        say(f"    no npm to install {what}: {without}")
         return
-    wanted = _fingerprint(CLIENTS / "package.json", CLIENTS / "package-lock.json")
-    stamp = CLIENTS / "node_modules" / "zonecast.stamp"
+    wanted = _fingerprint(folder / "package.json", folder / "package-lock.json")
+    stamp = folder / "node_modules" / "zonecast.stamp"
     if _read(stamp) == wanted:
         return
-    with step("installing the JavaScript SDK into tests/clients/node_modules"):
+    with step(f"installing {what} into {folder.relative_to(ROOT)}/node_modules"):
         flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        if run([npm, "ci", *flags], folder=CLIENTS) != 0:
-            say("    npm failed: the tests with the JavaScript SDK skip")
+        if run([npm, "ci", *flags], folder=folder) != 0:
+            say(f"    npm failed: {without}")
             return
     stamp.write_text(wanted)
 
@@ -297,7 +301,9 @@ def fix(arguments: Sequence[str]) -> int:
 def bench(arguments: Sequence[str]) -> int:
     if not (ROOT / "bench" / "__main__.py").exists():
         raise StepError("there is nothing to measure: bench/__main__.py is missing")
-    set_up("test")
+    set_up("test,bench")
+    if not {"-h", "--help", "--report"} & set(arguments):
+        _install_npm_packages(PEERS, "the peers for Node", "they are not compared with")
     os.chdir(ROOT)
     return become(["-m", "bench", *arguments])
 

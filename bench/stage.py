@@ -31,6 +31,10 @@ from tests.servers import (
 ZONE: Final = "bench"
 USERS: Final = 10
 HTTP_TIMEOUT_S: Final = 60.0
+ALONE_TIMEOUT_S: Final = 20.0
+ALONE_POLL_S: Final = 0.05
+_OTHERS: Final = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _BULK_ROWS: Final = 1_000
 CONNECT: Final = '{"id":1,"connect":{}}'
 SUBSCRIBE: Final = '{"id":2,"subscribe":{"channel":"zone:%s"}}'
@@ -51,20 +55,16 @@ class PinnedNode(NodeProcess):
 
 
 @dataclass
-class Stage:
-    """Servers that live as long as a measurement; nodes and peers live for one repetition.
+class Ground:
+    """What peers need: a core, and room.
 
     Attributes:
         cores: Who runs where.
         folder: For programs and data; removed at the end.
-        postgres: With the schema.
-        redis: Empty.
     """
 
     cores: Cores
     scratch: Scratch
-    postgres: PostgresServer
-    redis: RedisServer
 
     @property
     def folder(self) -> Path:
@@ -74,6 +74,19 @@ class Stage:
     def new_folder(self, name: str) -> Path:
         """Make a folder for one server."""
         return self.scratch.new_folder(name)
+
+
+@dataclass
+class Stage(Ground):
+    """Servers that live as long as a measurement; nodes and peers live for one repetition.
+
+    Attributes:
+        postgres: With the schema.
+        redis: Empty.
+    """
+
+    postgres: PostgresServer
+    redis: RedisServer
 
     @property
     def urls(self) -> dict[str, str]:
@@ -119,6 +132,16 @@ class Stage:
             yield connection
         finally:
             await connection.close()
+
+    async def wait_alone(self, connection: Any) -> None:
+        """Wait until this connection is the only one: then all others have told what they did.
+
+        PostgreSQL's statistics of a connection may be ten seconds late, until it ends. Bounded.
+        """
+        async with asyncio.timeout(ALONE_TIMEOUT_S):
+            # The server tells nobody when a connection has ended.
+            while await connection.fetchval(_OTHERS):  # noqa: ASYNC110
+                await asyncio.sleep(ALONE_POLL_S)
 
     def publisher(self, pad_bytes: int = 0) -> AbstractAsyncContextManager[BusPublisher]:
         """Open a publisher that commits changes of `ZONE` and sends them over the bus."""

@@ -16,11 +16,11 @@ from bench.crowd import CrowdPlan
 from bench.load.programs import compiled
 from bench.machine import MissingError, family
 from bench.publishers import line_publisher, post_publisher
-from bench.stage import Side, Stage, running
+from bench.stage import Ground, Side, running
 from tests.processes import ServerProcess, free_port
 
 HERE: Final = Path(__file__).parent
-CLIENTS: Final = HERE.parents[1] / "tests" / "clients"
+PACKAGES: Final = HERE / "node_modules"
 NCHAN_MODULES: Final = (
     Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
     Path("/usr/share/nginx/modules/ngx_nchan_module.so"),
@@ -86,55 +86,86 @@ def _sockets(port: int) -> CrowdPlan:
     return CrowdPlan(port, PATH)
 
 
+def _engine_sockets(port: int) -> CrowdPlan:
+    # Packets of socket.io: `40` asks for the main namespace, and is the beginning of its answer.
+    path = "/socket.io/?EIO=4&transport=websocket"
+    return CrowdPlan(port, path, sends=("40",), ready="40{")
+
+
 def _streams(port: int) -> CrowdPlan:
     return CrowdPlan(port, STREAM_PATH, is_sse=True)
 
 
 @asynccontextmanager
 async def _fed_by_lines(
-    stage: Stage, command: Callable[[int, int], Sequence[str]], plan: Callable[[int], CrowdPlan]
+    ground: Ground, command: Callable[[int, int], Sequence[str]], plan: Callable[[int], CrowdPlan]
 ) -> AsyncIterator[Side]:
-    prefix = stage.cores.prefix
+    prefix = ground.cores.prefix
     peer = PeerProcess(
-        stage.new_folder("peer"), lambda port, lines: [*prefix, *command(port, lines)]
+        ground.new_folder("peer"), lambda port, lines: [*prefix, *command(port, lines)]
     )
     async with running(peer), line_publisher(peer.input_port) as publisher:
         yield Side(family(peer.pid), plan(peer.port), publisher)
 
 
 @asynccontextmanager
-async def limit(stage: Stage) -> AsyncIterator[Side]:
+async def limit(ground: Ground) -> AsyncIterator[Side]:
     """Run what the kernel lets a fan-out have: our own C program without any promise."""
-    program = str(await asyncio.to_thread(compiled, "limit", stage.folder))
+    program = str(await asyncio.to_thread(compiled, "limit", ground.folder))
     async with _fed_by_lines(
-        stage, lambda port, lines: [program, "-p", str(port), "-i", str(lines)], _sockets
+        ground, lambda port, lines: [program, "-p", str(port), "-i", str(lines)], _sockets
     ) as side:
         yield side
 
 
+def _node_program(package: str, script: str) -> Callable[[int, int], Sequence[str]]:
+    node = shutil.which("node")
+    if node is None or not (PACKAGES / package).is_dir():
+        raise MissingError(
+            f"peer {package}: install Node and npm, then `python3 dev.py bench` installs the rest"
+        )
+    return lambda *ports: [node, str(HERE / script), *map(str, ports)]
+
+
 @asynccontextmanager
-async def node_ws(stage: Stage) -> AsyncIterator[Side]:
+async def node_ws(ground: Ground) -> AsyncIterator[Side]:
     """Run Node with the package `ws`: its documented broadcast.
 
     Raises:
         MissingError: Node or the package is not here.
     """
-    node = shutil.which("node")
-    if node is None or not (CLIENTS / "node_modules" / "ws").is_dir():
-        raise MissingError("peer node ws: `python3 dev.py test` installs Node and its packages")
-    script = str(HERE / "broadcast.mjs")
+    async with _fed_by_lines(ground, _node_program("ws", "broadcast.mjs"), _sockets) as side:
+        yield side
+
+
+@asynccontextmanager
+async def socket_io(ground: Ground) -> AsyncIterator[Side]:
+    """Run Node with socket.io, WebSocket only.
+
+    Raises:
+        MissingError: Node or the package is not here.
+    """
+    command = _node_program("socket.io", "socket_io.mjs")
+    async with _fed_by_lines(ground, command, _engine_sockets) as side:
+        yield side
+
+
+@asynccontextmanager
+async def websockets_broadcast(ground: Ground) -> AsyncIterator[Side]:
+    """Run the package `websockets`: its own broadcast, on uvloop, compression off."""
+    script = str(HERE / "broadcast.py")
     async with _fed_by_lines(
-        stage, lambda *ports: [node, script, *map(str, ports)], _sockets
+        ground, lambda *ports: [sys.executable, script, *map(str, ports)], _sockets
     ) as side:
         yield side
 
 
 @asynccontextmanager
-async def naive(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
+async def naive(ground: Ground, *, is_sse: bool = False) -> AsyncIterator[Side]:
     """Run what one writes first: uvicorn, Starlette, a set of clients, and a loop of awaits."""
     script = str(HERE / "naive.py")
     async with _fed_by_lines(
-        stage,
+        ground,
         lambda *ports: [sys.executable, script, *map(str, ports)],
         _streams if is_sse else _sockets,
     ) as side:
@@ -142,7 +173,7 @@ async def naive(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
 
 
 @asynccontextmanager
-async def nchan(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
+async def nchan(ground: Ground, *, is_sse: bool = False) -> AsyncIterator[Side]:
     """Run nginx with nchan, messages in memory.
 
     Raises:
@@ -152,9 +183,9 @@ async def nchan(stage: Stage, *, is_sse: bool = False) -> AsyncIterator[Side]:
     nginx = shutil.which("nginx") or shutil.which(NGINX)
     if nginx is None or module is None:
         raise MissingError("peer nchan: install it (apt-get install libnginx-mod-nchan)")
-    folder = stage.new_folder("nchan")
+    folder = ground.new_folder("nchan")
     config = folder / "nginx.conf"
-    prefix = stage.cores.prefix
+    prefix = ground.cores.prefix
 
     def command(port: int, _: int) -> list[str]:
         text = NCHAN_CONFIG.format(folder=folder, port=port, module=module, account=_ACCOUNT)
