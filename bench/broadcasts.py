@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from bench.contest import Rate, in_turn, medians, rest, saturate
+from bench.contest import WARM_UP_SHARE, Rate, closed_loop, in_turn, medians, rest, saturate
+from bench.crowd import gathered
+from bench.flame import sampled
 from bench.loop_pauses import longest_pauses_ms
 from bench.machine import allow_files
 from bench.peers import servers as peers
@@ -38,6 +41,13 @@ _SOCKETS: dict[str, Opening] = {
     LIMIT: peers.limit,
     NCHAN: peers.nchan,
 }
+_MORE_SOCKETS: dict[str, Opening] = {
+    "node ws": peers.node_ws,
+    "socket.io": peers.socket_io,
+    "websockets.broadcast": peers.websockets_broadcast,
+    "uvicorn, naive": peers.naive,
+}
+"""Without a target of their own: what one would choose, for scale."""
 _STREAMS: dict[str, Opening] = {
     OURS: partial(ours, is_sse=True),
     NCHAN: partial(peers.nchan, is_sse=True),
@@ -47,11 +57,11 @@ _STREAMS: dict[str, Opening] = {
 
 async def to_a_thousand(plan: Plan) -> list[Row]:
     """F1: 1,000 WebSockets, 32 in flight and 1 in flight."""
-    works = [
-        _Work("F1", 1_000, 32, {LIMIT: Target("ratio", 0.8), NCHAN: Target("ratio", 10)}),
-        _Work("F1", 1_000, 1, {LIMIT: Target("ratio", 0.6), NCHAN: Target("ratio", 1)}),
-    ]
-    return [row for work in works for row in await _contest(plan, work, _SOCKETS)]
+    joined: dict[str, Target | None] = {LIMIT: Target("ratio", 0.8), NCHAN: Target("ratio", 10)}
+    joined |= dict.fromkeys(_MORE_SOCKETS)
+    single: dict[str, Target | None] = {LIMIT: Target("ratio", 0.6), NCHAN: Target("ratio", 1)}
+    rows = await _contest(plan, _Work("F1", 1_000, 32, joined), _SOCKETS | _MORE_SOCKETS)
+    return rows + await _contest(plan, _Work("F1", 1_000, 1, single), _SOCKETS)
 
 
 async def to_ten_thousand(plan: Plan) -> list[Row]:
@@ -106,9 +116,25 @@ async def _contest(plan: Plan, work: _Work, sides: dict[str, Opening]) -> list[R
             target,
             note="changes committed in blocks of the window, then published on Redis",
             more=medians(rates[OURS]),
+            loads=[rate.crowd_share for rate in rates[OURS]],
+            peer_loads=[rate.crowd_share for rate in rates[name]],
         )
         for name, target in work.targets.items()
     ]
+
+
+async def flame_of_fan_out(plan: Plan, file: Path) -> None:
+    """F1: draw what a node does with 32 changes in flight to 1,000."""
+    allow_files(1_000)
+    async with (
+        raised() as stage,
+        ours(stage) as side,
+        gathered(stage.folder, side.crowd, 1_000) as crowd,
+    ):
+        plan.say("sampling")
+        await closed_loop([crowd], side.publisher, 32, WARM_UP_SHARE * plan.seconds)
+        async with sampled(side.pids[0], file, "F1: fan-out to 1,000, 32 in flight"):
+            await closed_loop([crowd], side.publisher, 32, plan.seconds)
 
 
 async def _play(stage: Stage, plan: Plan, work: _Work, side: Side) -> Rate:

@@ -54,6 +54,8 @@ async def cached_users(plan: Plan) -> list[Row]:
             "Starlette, constant bytes",
             [answers.per_cpu_s for answers in found["constant", status]],
             Target("ratio", 0.7),
+            loads=[answers.load_share for answers in found["ours", status]],
+            peer_loads=[answers.load_share for answers in found["constant", status]],
         )
         for status, what in names.items()
     ]

@@ -13,7 +13,7 @@ from typing import Any
 from bench.crowd import Crowd, CrowdError, gathered
 from bench.machine import MissingError, cpu_s, rss_bytes
 from bench.publishers import Publisher
-from bench.rows import Plan
+from bench.rows import LOAD_MAX_SHARE, Plan
 from bench.stage import Opening, Side, Stage
 
 WARM_UP_SHARE = 0.25
@@ -128,7 +128,10 @@ async def pace(stage: Stage, side: Side, *, count: int, per_s: float, seconds: f
         await _open_loop(crowd, side.publisher, per_s, seconds * WARM_UP_SHARE)
         began_s, began_cpu_s = time.monotonic(), cpu_s(side.pids)
         await _open_loop(crowd, side.publisher, per_s, seconds)
-        return await _rate(crowd, side, began_s, began_cpu_s)
+        rate = await _rate(crowd, side, began_s, began_cpu_s)
+    if rate.crowd_share > LOAD_MAX_SHARE:
+        raise CrowdError(f"the load used {rate.crowd_share:.0%} of a core: these are its delays")
+    return rate
 
 
 async def _open_loop(crowd: Crowd, publisher: Publisher, per_s: float, seconds: float) -> None:

@@ -47,8 +47,21 @@ def _rows(per_s: int, found: dict[str, list[Rate]]) -> list[Row]:
     what = f"p99 to {SUBSCRIBERS:,}, {per_s} changes/s"
     note = "ours from before the commit, theirs from before it is handed over"
     more = medians(found["ours"])
+    loads = {name: [rate.crowd_share for rate in rates] for name, rates in found.items()}
     rows = [
-        Row("F3", what, "ms", p99s_ms["ours"], name, p99s_ms[name], target, note, more)
+        Row(
+            "F3",
+            what,
+            "ms",
+            p99s_ms["ours"],
+            name,
+            p99s_ms[name],
+            target,
+            note,
+            more,
+            loads["ours"],
+            loads[name],
+        )
         for name, target in (("node ws", NO_WORSE), ("nchan", NO_WORSE), ("C, joining", None))
     ]
     shares = {name: [rate.server_share for rate in rates] for name, rates in found.items()}
@@ -87,5 +100,7 @@ async def beside_a_slow_client(plan: Plan) -> list[Row]:
             Target("ratio", 1.2, at_least=False),
             note=f"changes of {SLOW_PAD_BYTES} bytes and more, {SLOW_PACE_PER_S}/s",
             more=medians(slow),
+            loads=[rate.crowd_share for rate in slow],
+            peer_loads=[rate.crowd_share for rate in others],
         )
     ]

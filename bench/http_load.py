@@ -29,12 +29,19 @@ class Answers:
         delays_s: Of each, and of those that were under way at the end.
         seconds: How long it took.
         cpu_s: CPU seconds of the server.
+        load_cpu_s: CPU seconds of this process, which asks.
     """
 
     count: int = 0
     delays_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
     cpu_s: float = 0.0
+    load_cpu_s: float = 0.0
+
+    @property
+    def load_share(self) -> float:
+        """Of a core, that asking took: near 1 it was the load that was measured."""
+        return self.load_cpu_s / self.seconds
 
     @property
     def per_s(self) -> float:
@@ -148,7 +155,7 @@ async def call(
     answers = Answers()
     with ExitStack() as stack:
         callers = []
-        began_s, began_cpu_s = time.monotonic(), cpu_s(pids)
+        began_s, began_cpu_s, began_load_s = time.monotonic(), cpu_s(pids), time.process_time()
         for next_request in requests:
             caller = _Caller(next_request, str(status).encode(), answers)
             transport, _ = await loop.create_connection(lambda one=caller: one, "127.0.0.1", port)  # type: ignore[misc]  # mypy infers no type for a default
@@ -158,6 +165,7 @@ async def call(
         failed, _ = await asyncio.wait(ended, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         answers.seconds = time.monotonic() - began_s
         answers.cpu_s = cpu_s(pids) - began_cpu_s
+        answers.load_cpu_s = time.process_time() - began_load_s
         count = answers.count
         for caller in callers:
             caller.is_over = True

@@ -6,7 +6,7 @@ from bench.contest import in_turn, rest
 from bench.machine import allow_files
 from bench.peers import servers as peers
 from bench.rows import Plan, Row, Target
-from bench.stage import Side, ours, raised
+from bench.stage import Opening, Side, ours, raised
 
 CONNECTIONS = 10_000
 TARGET_BYTES = 6_000
@@ -15,7 +15,7 @@ TARGET_BYTES = 6_000
 async def idle_connections(plan: Plan) -> list[Row]:
     """F4: the growth of the node's memory over 10,000 connections, each with a zone."""
     allow_files(CONNECTIONS)
-    sides = {"ours": ours, "nchan": peers.nchan, "uvicorn, naive": peers.naive}
+    sides: dict[str, Opening] = {"ours": ours, "nchan": peers.nchan, "uvicorn, naive": peers.naive}
     async with raised() as stage:
 
         async def play(side: Side) -> float:

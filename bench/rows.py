@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Measured = Literal["ratio", "value"]
+
+LOAD_MAX_SHARE = 0.9
+"""Of a core: a load client that used more was itself what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Row:
         target: What is to be reached, if anything.
         note: What else is to be known.
         more: Other figures of the same runs.
+        loads: The share of a core that the load client used, one for each repetition.
+        peer_loads: The same beside the peer.
     """
 
     id: str
@@ -60,6 +65,19 @@ class Row:
     target: Target | None = None
     note: str = ""
     more: dict[str, float] = field(default_factory=dict)
+    loads: Sequence[float] = ()
+    peer_loads: Sequence[float] = ()
+
+    @property
+    def load(self) -> float | None:
+        """The share of a core that the load client used, of both sides' medians the larger."""
+        found = [statistics.median(loads) for loads in (self.loads, self.peer_loads) if loads]
+        return max(found, default=None)
+
+    @property
+    def is_load_bound(self) -> bool:
+        """Whether it was the load client that was measured, of ours or of theirs."""
+        return self.load is not None and self.load > LOAD_MAX_SHARE
 
     @property
     def value(self) -> float:
@@ -86,11 +104,6 @@ class Row:
         """Whether the target is reached; `None`: none, or nothing to compare with."""
         return self.target.is_met(self.value, self.ratio) if self.target else None
 
-    @property
-    def command(self) -> str:
-        """What measures it again."""
-        return f"python3 dev.py bench {self.id}"
-
     def document(self) -> dict[str, Any]:
         """Return it as `--json` writes it."""
         return {
@@ -107,8 +120,9 @@ class Row:
             "spread": self.spread,
             "values": list(self.values),
             "peer_values": list(self.peer_values),
-            "command": self.command,
             "note": self.note or None,
+            "load": self.load,
+            "load_bound": self.is_load_bound,
             **({"more": self.more} if self.more else {}),
         }
 
@@ -141,26 +155,26 @@ def figure(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Write rows as a Markdown table."""
+def table(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows, as `Row.document` returns them, as a Markdown table."""
     lines = [
-        "| id | what | ours | unit | peer | theirs | ratio | spread | target | met |",
-        "| --- | --- | --: | --- | --- | --: | --: | --: | --- | --- |",
+        "| id | what | ours | unit | peer | theirs | ratio | spread | load | target | met |",
+        "| --- | --- | --: | --- | --- | --: | --: | --: | --: | --- | --- |",
     ]
     answers = {True: "yes", False: "no", None: "-"}
-    for row in rows:
-        ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    for row in documents:
         cells = [
-            row.id,
-            row.what,
-            figure(row.value),
-            row.unit,
-            row.peer or "-",
-            figure(row.peer_value),
-            ratio,
-            f"{row.spread:.0%}",
-            str(row.target or "-"),
-            answers[row.met],
+            row["id"],
+            row["what"],
+            figure(row["value"]),
+            row["unit"],
+            row["peer"] or "-",
+            figure(row["peer_value"]),
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            f"{row['spread']:.0%}",
+            "-" if row["load"] is None else f"{row['load']:.0%}{'!' * row['load_bound']}",
+            row["target"] or "-",
+            answers[row["met"]],
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

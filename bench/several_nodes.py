@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,10 +11,10 @@ from typing import Any, Final
 import redis.asyncio
 
 from bench.contest import closed_loop
-from bench.crowd import gathered
+from bench.crowd import CrowdError, gathered
 from bench.machine import cpu_s, family
 from bench.rows import Plan, Row, Target
-from bench.stage import USERS, ZONE, PinnedNode, Stage, our_crowd, raised
+from bench.stage import USERS, ZONE, Stage, our_crowd, raised
 
 NODES: Final = (1, 2, 4)
 SUBSCRIBERS_EACH: Final = 500
@@ -27,25 +28,33 @@ class _Run:
 
     Attributes:
         deliveries_per_cpu_s: Of all nodes, per CPU second of all.
-        reads_per_change: Scans of the change log and of zones: repairs and states.
+        reads_per_change: Scans of the change log and of zones: repairs and states, the first
+            state of each node included.
         messages_per_change: What Redis handed to nodes, heartbeats and invalidations included.
+        load_share: Of a core, that the crowds used together.
     """
 
     deliveries_per_cpu_s: float
     reads_per_change: float
     messages_per_change: float
+    load_share: float
 
 
 async def several_nodes(plan: Plan) -> list[Row]:
     """F13: deliveries per CPU second, and what each change costs the database and Redis."""
     found: dict[int, list[_Run]] = {count: [] for count in NODES}
     async with raised() as stage:
+        async with stage.node() as node:
+            await stage.fill(node, {ZONE: USERS})
         for run in range(plan.runs):
             for count in NODES:
                 plan.say(f"{count} nodes, run {run + 1} of {plan.runs}")
-                async with stage.nodes(count) as nodes:
-                    await stage.fill(nodes[0], {ZONE: USERS})
-                    found[count].append(await _run(stage, nodes, plan.seconds))
+                try:
+                    found[count].append(await _run(stage, count, plan.seconds))
+                except CrowdError as error:
+                    plan.say(f"{count} nodes: this run does not count: {error}\n")
+    if not all(found.values()):
+        raise CrowdError("of some number of nodes no run counted")
     alone = [run.deliveries_per_cpu_s for run in found[1]]
     rows = []
     for count in NODES[1:]:
@@ -60,6 +69,8 @@ async def several_nodes(plan: Plan) -> list[Row]:
                 alone,
                 Target("ratio", 0.9),
                 note="all nodes on the server's core",
+                loads=[run.load_share for run in runs],
+                peer_loads=[run.load_share for run in found[1]],
             )
         )
     most = found[NODES[-1]]
@@ -85,8 +96,10 @@ async def several_nodes(plan: Plan) -> list[Row]:
     return rows
 
 
-async def _run(stage: Stage, nodes: list[PinnedNode], seconds: float) -> _Run:
+async def _run(stage: Stage, count: int, seconds: float) -> _Run:
+    reads = await _reads(stage)
     async with AsyncExitStack() as stack:
+        nodes = await stack.enter_async_context(stage.nodes(count))
         client = await stack.enter_async_context(redis.asyncio.from_url(stage.redis.url))
         publisher = await stack.enter_async_context(stage.publisher())
         crowds = [
@@ -95,18 +108,19 @@ async def _run(stage: Stage, nodes: list[PinnedNode], seconds: float) -> _Run:
             )
             for node in nodes
         ]
-
-        await closed_loop(crowds, publisher, WINDOW, WARM_UP_S)
+        warmed_up = await closed_loop(crowds, publisher, WINDOW, WARM_UP_S)
         pids = [pid for node in nodes for pid in family(node.pid)]
-        before_s, reads, heard = cpu_s(pids), await _reads(stage), await _heard(client)
+        before_s, began_s, heard = cpu_s(pids), time.monotonic(), await _heard(client)
         sent = await closed_loop(crowds, publisher, WINDOW, seconds)
-        used_s = cpu_s(pids) - before_s
+        used_s, took_s = cpu_s(pids) - before_s, time.monotonic() - began_s
         messages = await _heard(client) - heard
-        return _Run(
-            sent * SUBSCRIBERS_EACH * len(nodes) / used_s,
-            (await _reads(stage) - reads) / sent,
-            messages / sent,
-        )
+        load_s = sum([(await crowd.report())["cpu_s"] for crowd in crowds])
+    return _Run(
+        sent * SUBSCRIBERS_EACH * count / used_s,
+        (await _reads(stage) - reads) / (warmed_up + sent),
+        messages / sent,
+        load_s / took_s,
+    )
 
 
 async def _heard(client: Any) -> int:
@@ -118,6 +132,7 @@ async def _heard(client: Any) -> int:
 
 async def _reads(stage: Stage) -> int:
     async with stage.connection() as connection:
+        await stage.wait_alone(connection)
         return int(
             await connection.fetchval(
                 "SELECT sum(seq_scan + coalesce(idx_scan, 0)) FROM pg_stat_user_tables"

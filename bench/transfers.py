@@ -97,12 +97,14 @@ def _row(spread: int, ours: Sequence[Answers], bare: Sequence[Answers]) -> Row:
             "p99_ms": statistics.median(a.p99_ms for a in ours),
             "peer_p99_ms": statistics.median(a.p99_ms for a in bare),
         },
+        loads=[answers.load_share for answers in ours],
+        peer_loads=[answers.load_share for answers in bare],
     )
 
 
 async def bulk_transfers(plan: Plan) -> list[Row]:
     """F9: 1,000 moves in a request, against single ones on the same node."""
-    bulk, single = [], []
+    bulk, single, loads, single_loads = [], [], [], []
     async with raised() as stage, stage.node() as node:
         zones = max(SPREADS)
         where = await _fill_ours(stage, node, zones)
@@ -113,9 +115,11 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
                 node.port, [_bulk_mover(where, zones)], seconds=plan.seconds, pids=pids
             )
             bulk.append(answers.per_s * BULK_MOVES)
+            loads.append(answers.load_share)
             plan.say(f"single, run {run + 1} of {plan.runs}")
             answers = await call(node.port, _movers(where, zones), seconds=plan.seconds, pids=pids)
             single.append(answers.per_s)
+            single_loads.append(answers.load_share)
     return [
         Row(
             "F9",
@@ -125,6 +129,8 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
             "one move a request, 32 at a time",
             single,
             Target("ratio", 20),
+            loads=loads,
+            peer_loads=single_loads,
         )
     ]
 

@@ -15,6 +15,7 @@ from bench.machine import Cores, MissingError
 from bench.rows import Plan, Row, Target, table
 
 DOCUMENTED = {"id", "what", "value", "unit", "peer", "peer_value", "ratio", "target", "met", "runs"}
+CIRCUMSTANCES = {"command", "machine", "commit", "date"}
 
 
 def row(**given: Any) -> Row:
@@ -59,7 +60,8 @@ def test_rows_are_printed_and_written_as_documented(
     file = tmp_path / "rows.json"
     assert command.main(["F0", "--runs", "2", "--seconds", "5", "--json", str(file)]) == 0
     (document,) = json.loads(file.read_text())
-    assert document.keys() >= DOCUMENTED
+    assert document.keys() >= DOCUMENTED | CIRCUMSTANCES
+    assert document["command"] == "python3 dev.py bench F0 --runs 2 --seconds 5"
     assert (document["value"], document["ratio"], document["runs"]) == (5.0, 5.0, 2)
     assert document["met"] is True
     assert "| F0 | work | 5 |" in capsys.readouterr().out
@@ -95,12 +97,42 @@ def test_without_a_peer_there_is_no_ratio_and_no_verdict() -> None:
     alone = row(peer="theirs", target=Target("ratio", 0.5))
     assert alone.ratio is None
     assert alone.met is None
-    assert table([alone]).splitlines()[-1].endswith("| ratio >= 0.5 | - |")
+    assert table([alone.document()]).splitlines()[-1].endswith("| ratio >= 0.5 | - |")
 
 
 def test_the_spread_is_of_the_repetitions() -> None:
     """From 1 to 3 around 2."""
     assert row().spread == 1.0
+
+
+@pytest.mark.parametrize(("load", "mark"), [(0.9, "90%"), (0.91, "91%!")])
+def test_a_load_client_that_was_busy_itself_is_marked(load: float, mark: str) -> None:
+    """Ours or the peer's: the ratio says nothing then."""
+    busy = row(peer="theirs", peer_values=[1.0], loads=[0.2, 0.3], peer_loads=[load])
+    assert busy.is_load_bound is mark.endswith("!")
+    assert busy.document()["load_bound"] is busy.is_load_bound
+    assert f"| {mark} |" in table([busy.document()])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["F0", "--flame", "f.svg"],
+        ["F1", "F5", "--flame", "f.svg"],
+        ["F0", "--json", "nowhere/f.json"],
+        ["F0", "--runs", "0"],
+        ["--report", "nowhere.json"],
+    ],
+)
+@pytest.mark.usefixtures("measurements")
+def test_what_can_not_be_done_is_refused_in_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is measured."""
+    assert command.main(words) in {1, 2}
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
 
 
 def test_a_missing_compiler_is_told_in_one_line(
