@@ -11,11 +11,12 @@ from typing import Final
 
 import httpx
 
-from bench.http_load import Answers, call, request
+from bench.http_load import WARM_UP_S, Answers, call, request
 from bench.machine import family
 from bench.peers.servers import PeerProcess
 from bench.rows import Plan, Row, Target
 from bench.stage import Stage, raised, running
+from tests.processes import ServerProcess
 
 USERS: Final = 10_000
 CALLERS: Final = 8
@@ -32,7 +33,10 @@ async def cached_users(plan: Plan) -> list[Row]:
             answer = (await http.get(PATH)).raise_for_status()
         body, etag = answer.content, answer.headers["etag"]
         async with _constant_route(stage, body, etag) as peer:
-            sides = {"ours": node, "constant": peer}
+            sides: dict[str, ServerProcess] = {"ours": node, "constant": peer}
+            for server in sides.values():
+                asking = [_always(request("GET", PATH))] * CALLERS
+                await call(server.port, asking, seconds=WARM_UP_S, pids=family(server.pid))
             for run in range(plan.runs):
                 for name, server in sides.items():
                     plan.say(f"{name}, run {run + 1} of {plan.runs}")

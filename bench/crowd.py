@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bench.load.programs import compiled
 
-READY_TIMEOUT_S: Final = 120.0
+READY_TIMEOUT_S: Final = 240.0
 DONE_TIMEOUT_S: Final = 30.0
 _LINE_MAX_BYTES: Final = 65_536
 

@@ -13,6 +13,8 @@ from typing import Final
 from bench.machine import cpu_s
 
 LAST_ANSWERS_S: Final = 30.0
+WARM_UP_S: Final = 1.0
+"""What a server does once, it does not do for each request: connections, prepared statements."""
 _HEAD_END: Final = b"\r\n\r\n"
 
 

@@ -15,13 +15,14 @@ from typing import Final
 
 import asyncpg
 
-from bench.http_load import Answers, call, request
+from bench.http_load import WARM_UP_S, Answers, call, request
 from bench.machine import family
 from bench.peers.servers import PeerProcess
 from bench.rows import Plan, Row, Target
 from bench.stage import PinnedNode, Stage, raised, running
 from db.migrate import upgrade
 from realtime.settings import Settings
+from tests.processes import ServerProcess
 
 USERS: Final = 1_600
 CALLERS: Final = 32
@@ -67,8 +68,15 @@ async def single_transfers(plan: Plan) -> list[Row]:
         where = await _fill_ours(stage, node, max(SPREADS))
         peer_where = {number: number % max(SPREADS) for number in range(1, USERS + 1)}
         found: dict[tuple[str, int], list[Answers]] = {}
+        sides: dict[str, tuple[ServerProcess, dict[int, int]]] = {
+            "ours": (node, where),
+            "bare": (peer, peer_where),
+        }
+        for server, places in sides.values():
+            plan.say("warming up")
+            movers = _movers(places, max(SPREADS))
+            await call(server.port, movers, seconds=WARM_UP_S, pids=family(server.pid))
         for run, spread in itertools.product(range(plan.runs), SPREADS):
-            sides = {"ours": (node, where), "bare": (peer, peer_where)}
             for name, (server, places) in sides.items():
                 plan.say(f"{name}, {spread} zones, run {run + 1} of {plan.runs}")
                 answers = await call(
@@ -109,6 +117,7 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
         zones = max(SPREADS)
         where = await _fill_ours(stage, node, zones)
         pids = family(node.pid)
+        await call(node.port, _movers(where, zones), seconds=WARM_UP_S, pids=pids)
         for run in range(plan.runs):
             plan.say(f"bulk, run {run + 1} of {plan.runs}")
             answers = await call(
