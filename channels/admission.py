@@ -121,11 +121,10 @@ class Admission:
         reply: Reply,
     ) -> bool:
         starts = [self._start(prepared[channel], since) for channel, since in wanted.items()]
-        self._hub.settle(wanted)
         if not reply(starts):
             return False
-        for channel in wanted:
-            self._hub.attach(subscriber, channel)
+        for channel, start in zip(wanted, starts, strict=True):
+            self._hub.attach(subscriber, channel, start.position.rev)
         return True
 
     def _release(self, held: list[str]) -> None:

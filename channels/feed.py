@@ -16,6 +16,7 @@ from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
 from channels.hub import Hub
 from channels.minima import Minima
+from channels.pace import PaceConfig
 from channels.ports import Bus, ChangeLog, Observer
 from channels.positions import Position
 from channels.repairs import FollowerConfig
@@ -45,6 +46,7 @@ class FeedConfig:
     min_position_wait_s: float = 2
     catch_up_max_bytes: int = 1_048_576
     resume_max_bytes: int = 16_777_216
+    pace: PaceConfig = field(default_factory=PaceConfig)
 
 
 def unix_ms() -> int:
@@ -88,6 +90,8 @@ class Feed:
             self.follower.replicas,
             observer,
             call_soon=loop.call_soon,
+            call_later=loop.call_later,
+            pace=config.pace,
             unix_ms=unix_ms,
             monotonic_s=loop.time,
             released=self.follower.release,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from channels.changes import Change
-from channels.replica import Replica
 
 
 def split_ready(
-    queue: Sequence[Change], watched: Collection[str], replicas: Mapping[str, Replica]
+    queue: Sequence[Change], watched: Collection[str], revs: Mapping[str, int]
 ) -> tuple[list[Change], list[Change]]:
     """Part a queue into what may be sent in one frame now and what has to wait.
 
@@ -19,7 +18,8 @@ def split_ready(
     Args:
         queue: Changes, ascending within each channel.
         watched: The channels of the connection that matter here.
-        replicas: The node's replicas; a part is applied when its replica is at least there.
+        revs: Up to where the queue goes on each watched channel; a part beyond is missing. What
+            is not there has all its parts.
 
     Returns:
         Ready changes with those of a transaction side by side, each channel still ascending;
@@ -27,7 +27,7 @@ def split_ready(
     """
     if not any(change.parts for change in queue):
         return list(queue), []
-    blocked_from = _blocked(queue, watched, replicas)
+    blocked_from = _blocked(queue, watched, revs)
     ready = [c for c in queue if c.channel not in blocked_from or c.rev < blocked_from[c.channel]]
     waiting = (
         [c for c in queue if c.channel in blocked_from and c.rev >= blocked_from[c.channel]]
@@ -38,7 +38,7 @@ def split_ready(
 
 
 def _blocked(
-    queue: Sequence[Change], watched: Collection[str], replicas: Mapping[str, Replica]
+    queue: Sequence[Change], watched: Collection[str], revs: Mapping[str, int]
 ) -> dict[str, int]:
     """Return, for each channel that has to wait, the first revision that does."""
     blocked_from: dict[str, int] = {}
@@ -46,8 +46,7 @@ def _blocked(
     def is_missing(channel: str, rev: int) -> bool:
         if channel not in watched:
             return False
-        replica = replicas.get(channel)
-        if replica is not None and replica.rev < rev:
+        if revs.get(channel, rev) < rev:
             return True
         return channel in blocked_from and blocked_from[channel] <= rev
 

@@ -24,6 +24,7 @@ from cache.redis_bus import RedisBus
 from cache.redis_cache import RedisCache
 from channels.changes import Transaction
 from channels.feed import Feed, FeedConfig
+from channels.pace import PaceConfig
 from channels.ports import UnavailableError
 from channels.publisher import Publisher
 from channels.repairs import FollowerConfig
@@ -263,4 +264,8 @@ def feed_config(settings: Settings) -> FeedConfig:
         catch_up_max_bytes=settings.slow_buffer_max_bytes,
         # A reply is bounded alike, whether it holds the state or the changes since.
         resume_max_bytes=settings.snapshot_max_bytes,
+        pace=PaceConfig(
+            window_s=settings.fan_out_window_s,
+            piece_max_writes=settings.fan_out_piece_max_writes,
+        ),
     )

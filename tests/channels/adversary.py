@@ -10,6 +10,7 @@ from typing import Any
 
 from channels.changes import Change, Transaction
 from channels.feed import Feed, FeedConfig
+from channels.pace import PaceConfig
 from channels.ports import BusState, UnavailableError
 from channels.publisher import Publisher
 from channels.repairs import FollowerConfig
@@ -22,6 +23,8 @@ CONFIG = FeedConfig(
     following=FollowerConfig(resume_max_changes=4, linger_s=1, repair_max_concurrent=2),
     slow_drain_timeout_s=5,
     min_position_wait_s=0.5,
+    # One write costs a window, and each a piece: anything may come in between.
+    pace=PaceConfig(window_s=0.02, window_per_write_s=0.005, piece_max_writes=1),
 )
 ZONES = ("A", "B", "C")
 
