@@ -12,10 +12,12 @@ from typing import Any
 from channels.admission import NO_MINIMA, Admission, Reply
 from channels.changes import Change, ChangePage, ChannelState
 from channels.digest import DigestAt
+from channels.encoded_users import EncodedUsers
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
 from channels.hub import Hub
 from channels.minima import Minima
+from channels.names import DIRECTORY
 from channels.pace import PaceConfig
 from channels.ports import Bus, ChangeLog, Observer
 from channels.positions import Position
@@ -196,7 +198,10 @@ class Feed:
             if replica is not None:
                 return Snapshot(replica.position, replica.snapshot())
         state = await self.read_state(channel)
-        return Snapshot(state.position, encode_state(state))
+        if channel == DIRECTORY:
+            return Snapshot(state.position, encode_state(state))
+        encoded = await EncodedUsers.in_pieces(state)
+        return Snapshot(state.position, encoded.body(state))
 
     async def read_state(self, channel: str) -> ChannelState:
         """Return the database's own state, whatever this node holds. Raises as `snapshot`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
 from channels.changes import Change, ChangePage, ChannelState
+from channels.encoded_users import EncodedUsers
 from channels.followed import Followed
 from channels.ports import ChangeLog, Observer, UnavailableError
 from channels.positions import Position
@@ -217,22 +218,30 @@ class Repairs:
             async with self._slots:
                 asked_s = asyncio.get_running_loop().time()
                 state = await self._log.read_state(followed.channel)
+            encoded = None if state is None else await EncodedUsers.in_pieces(state)
             if not followed.is_forgotten:
                 followed.verified_s = asked_s
-                self._take(followed, state, "load")
+                self._take(followed, state, "load", encoded)
         finally:
             followed.loading = None
 
     async def _read_anew(self, followed: Followed, cause: str) -> None:
         state = await self._log.read_state(followed.channel)
+        encoded = None if state is None else await EncodedUsers.in_pieces(state)
         replica = followed.replica
         if followed.is_forgotten or replica is None:
             return
         if state is not None and cause != "rewound" and replica.position.covers(state.position):
             return  # The bus was quicker.
-        self._take(followed, state, cause)
+        self._take(followed, state, cause, encoded)
 
-    def _take(self, followed: Followed, state: ChannelState | None, cause: str) -> None:
+    def _take(
+        self,
+        followed: Followed,
+        state: ChannelState | None,
+        cause: str,
+        encoded: EncodedUsers | None,
+    ) -> None:
         """Make `state` the replica's; who watched the old one has to begin anew."""
         channel = followed.channel
         if followed.repair_at is not None:
@@ -252,11 +261,11 @@ class Repairs:
             followed.is_gone = False
             if followed.replica is None:
                 limit = self._config.resume_max_changes
-                followed.replica = Replica(state, recent_max_changes=limit)
+                followed.replica = Replica(state, recent_max_changes=limit, encoded=encoded)
             else:
                 if followed.replica.epoch != state.position.epoch:
                     followed.past_epoch = followed.replica.epoch
-                followed.replica.reset(state)
+                followed.replica.reset(state, encoded)
             self._taken(followed)
             followed.known_rev = max(state.position.rev, heard_rev)
             followed.apply_waiting(self._applied)

@@ -11,6 +11,7 @@ import msgspec
 
 from channels.changes import Change, ChannelState
 from channels.digest import digest_state
+from channels.encoded_users import EncodedUsers
 from channels.events import (
     Changed,
     Entered,
@@ -59,6 +60,7 @@ class Replica:
 
     __slots__ = (
         "_digest",
+        "_encoded",
         "_recent",
         "_snapshot",
         "channel",
@@ -69,20 +71,27 @@ class Replica:
         "zones",
     )
 
-    def __init__(self, state: ChannelState, *, recent_max_changes: int) -> None:
+    def __init__(
+        self,
+        state: ChannelState,
+        *,
+        recent_max_changes: int,
+        encoded: EncodedUsers | None = None,
+    ) -> None:
         self.channel = state.channel
         self._recent: deque[Change] = deque(maxlen=recent_max_changes)
-        self._take(state)
+        self._take(state, encoded)
 
     def __repr__(self) -> str:
         return f"<Replica {self.channel} {self.position} {len(self.users)} users>"
 
-    def _take(self, state: ChannelState) -> None:
+    def _take(self, state: ChannelState, encoded: EncodedUsers | None) -> None:
         self.epoch = state.position.epoch
         self.rev = state.position.rev
         self.zone: Zone | None = state.zone
         self.users: dict[int, User] = state.users
         self.zones: dict[str, Zone] = state.zones
+        self._encoded = encoded or EncodedUsers(state.users.values())
         self._snapshot: bytes | None = None
         self._digest: str | None = None
 
@@ -96,10 +105,10 @@ class Replica:
         """The revision from which on `changes_after` knows everything, 0 or more."""
         return self._recent[0].rev - 1 if self._recent else self.rev
 
-    def reset(self, state: ChannelState) -> None:
+    def reset(self, state: ChannelState, encoded: EncodedUsers | None = None) -> None:
         """Begin anew from a state read from the database; the recent changes are forgotten."""
         self._recent.clear()
-        self._take(state)
+        self._take(state, encoded)
 
     def apply(self, change: Change) -> None:
         """Apply the change that follows directly on the present position.
@@ -121,9 +130,12 @@ class Replica:
     ) -> None:
         match event:
             case Entered(user) | Changed(user):
+                self._encoded.put(user, self.users.get(user.id))
                 self.users[user.id] = user
             case Left(user_id):
-                self.users.pop(user_id, None)
+                before = self.users.pop(user_id, None)
+                if before is not None:
+                    self._encoded.drop(before)
             case ZoneCreated(zone) | ZoneChanged(zone):
                 if self.channel == DIRECTORY:
                     self.zones[zone.zone_id] = zone
@@ -161,11 +173,14 @@ class Replica:
     def snapshot(self) -> bytes:
         """Return the state as clients get it, encoded once for each revision and shared."""
         if self._snapshot is None:
-            self._snapshot = encode_state(self.state())
+            state = self.state()
+            is_directory = self.channel == DIRECTORY
+            self._snapshot = encode_state(state) if is_directory else self._encoded.body(state)
         return self._snapshot
 
     def digest(self) -> str:
         """Return the state's digest, made once for each revision."""
         if self._digest is None:
-            self._digest = digest_state(self.state())
+            is_directory = self.channel == DIRECTORY
+            self._digest = digest_state(self.state()) if is_directory else self._encoded.digest
         return self._digest
