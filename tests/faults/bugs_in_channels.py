@@ -185,7 +185,7 @@ BUGS_IN_CHANNELS: Final = (
     KnownBug(
         "minimum position ignored",
         "Read-your-writes",
-        (Edit("channels.feed:Feed.snapshot", "minimum is None\n", "reached(True)\n"),),
+        (Edit("channels.minima:Minima.held_at", "minimum is not None:", "reached(False):"),),
         _ADVERSARY,
         r"never older than asked for",
     ),
