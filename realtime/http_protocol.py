@@ -1,21 +1,24 @@
-"""The HTTP protocol: uvicorn's, with bounds on a request's head and a way to drop a connection."""
+"""The HTTP protocol: uvicorn's, with bounds on a request's head and ways to drop or hand over."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 from urllib.parse import unquote
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from realtime.websocket_handshake import Handshake
 
 ABORT_EXTENSION: Final = "zonecast.abort"
 """The ASGI scope's extension: `{"abort": callable}` drops the connection, buffers included."""
+
+HANDOVER_EXTENSION: Final = "zonecast.handover"
+"""The ASGI scope's extension: `{"handover": Handover}` gives the connection away."""
 
 KERNEL_UNSENT_BYTES: Final = 131_072
 """What the kernel may hold unsent: beyond, bytes wait where we can count them."""
@@ -42,6 +45,57 @@ def bound_kernel(transport: asyncio.BaseTransport) -> None:
 
 Upgrade = Callable[[Handshake, asyncio.Transport, set[Any]], None]
 """Answers a WebSocket handshake, and takes the transport over if it accepts it."""
+
+
+class Successor(Protocol):
+    """Who takes a connection over; from then on the transport's protocol."""
+
+    def take_over(
+        self,
+        transport: asyncio.Transport,
+        connections: set[Any],
+        *,
+        is_chunked: bool,
+        is_paused: bool,
+    ) -> None:
+        """Begin to write the body.
+
+        Args:
+            transport: To write to.
+            connections: The server's, which waits at its end until this is empty.
+            is_chunked: Whether the body was announced as chunks, or as what ends with the
+                connection, for clients of HTTP/1.0.
+            is_paused: Whether `pause_writing` was called before.
+        """
+
+
+class Handover:
+    """The way to answer a request without a task: the head as usual, the body by a successor.
+
+    Relies on attributes of uvicorn 0.54 that are not public; tests/realtime/test_sse_handover.py
+    covers each.
+    """
+
+    __slots__ = ("_cycle", "_protocol")
+
+    def __init__(self, protocol: BoundedHttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+
+    def prepare(self) -> None:
+        """Let the head, which is still to be sent, say that the connection ends with the body."""
+        self._cycle.keep_alive = False
+        if self._cycle.scope["http_version"] == "1.0":
+            # uvicorn would send chunks, which such a client need not understand.
+            self._cycle.chunked_encoding = False
+
+    def complete(self, successor: Successor) -> bool:
+        """Give the connection to a successor, once the head is sent. Never awaits.
+
+        Returns:
+            Whether the client is still there; else nothing was given.
+        """
+        return self._protocol.hand_over(self._cycle, successor)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -107,6 +161,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Take the head of a request."""
         self._head_is_complete()
         super().on_headers_complete()
+        # There is none for a WebSocket's handshake.
+        if getattr(self.cycle, "scope", None) is self.scope:
+            handover = {"handover": Handover(self, self.cycle)}
+            cast("dict[str, Any]", self.scope["extensions"])[HANDOVER_EXTENSION] = handover
+
+    def hand_over(self, cycle: RequestResponseCycle, successor: Successor) -> bool:
+        """Step back from the connection, with whatever else the client asked for meanwhile."""
+        transport = self.transport
+        if cycle.disconnected or transport.is_closing():
+            return False
+        cycle.response_complete = True
+        self.server_state.total_requests += 1
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        self._head_is_complete()
+        self.pipeline.clear()
+        self.flow.resume_reading()
+        successor.take_over(
+            transport,
+            self.connections,
+            is_chunked=bool(cycle.chunked_encoding),
+            is_paused=self.flow.write_paused,
+        )
+        # Each knows the other: without this they would stay until the next full collection.
+        self.parser = self.cycle = self.scope = None  # type: ignore[assignment]  # as when lost
+        return True
 
     def _await_head(self) -> None:
         self._head_bytes = 0

@@ -25,6 +25,8 @@ class Node:
         tasks: Owns what outlasts no connection but runs beside its handler; whoever starts
             something there also ends it, and nothing that it raises may leave it.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
+        tasks: For what has to be awaited and belongs to no request. A task that fails ends the
+            node, so each handles its own errors.
     """
 
     node_id: str

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
 from typing import Final
 from uuid import uuid4
 
-import structlog
 from sse_starlette.sse import AppStatus, EventSourceResponse
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from channels.names import DIRECTORY, is_zone_id, zone_channel
-from channels.positions import InvalidPositionError, Position, parse_minima, parse_vector
 from realtime.api.problems import Kind, ProblemError
 from realtime.connections import Card
-from realtime.http_protocol import ABORT_EXTENSION
+from realtime.http_protocol import ABORT_EXTENSION, HANDOVER_EXTENSION, Handover
 from realtime.node import Node, node_of
-from realtime.sse_codec import SseCodec
-from realtime.sse_stream import SLOW, TRANSPORT, SseStream
+from realtime.sse_mailbox import Mailbox
+from realtime.sse_request import read_request
+from realtime.sse_stream import SLOW, SseStream, Streams, streams_of
+from realtime.sse_subscriptions import TRANSPORT
+from realtime.sse_wire import StreamConnection
 
 PATH: Final = "/sse"
-EVERYTHING: Final = "*"
 _ABORTED_WITHIN_S: Final = 1.0
 
 
 class SseEndpoint:
-    """Serves event streams."""
+    """Serves event streams.
+
+    Under our own server a request ends when its stream begins: the head goes out as any
+    answer's, and the stream takes the connection over. Under another one, and for HEAD,
+    sse-starlette's response serves it to the end.
+    """
 
     def __init__(self) -> None:
-        self._codec = SseCodec()
         # The node ends its streams itself, each after what is queued for it.
         AppStatus.enable_automatic_graceful_drain = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request until its client is gone.
+        """Serve one request, until its stream goes on without it or its client is gone.
 
         Raises (before anything is sent; the application answers with a problem):
             HTTPException: the request is not valid, or there is no room.
@@ -47,88 +48,38 @@ class SseEndpoint:
         """
         request = Request(scope, receive)
         node = node_of(request)
-        wanted = _read_wanted(request, node.settings.sse_max_zones)
-        stream = SseStream(
-            feed=node.feed,
-            codec=self._codec,
-            settings=node.settings,
-            metrics=node.metrics,
-            wanted=wanted,
-            minima=_read_minima(request, wanted),
-        )
-        if not node.connections.admit(stream, Card(str(uuid4()), TRANSPORT, _address_of(request))):
+        asked = read_request(request, node.settings.sse_max_zones)
+        mailbox = Mailbox(node.settings.slow_buffer_max_bytes)
+        peer = _peer_of(request)
+        stream = SseStream(_shared_of(request, node), asked, mailbox, peer)
+        card = Card(str(uuid4()), TRANSPORT, peer)
+        if not node.connections.admit(stream, card):
             raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
+        is_taken_over = False
         try:
-            await _open(stream, node.settings.request_timeout_s)
-            await _serve(stream, node, request, send)
+            await _join(stream, node.settings.request_timeout_s)
+            handover = scope.get("extensions", {}).get(HANDOVER_EXTENSION)
+            if handover is not None and scope["method"] == "GET":
+                is_taken_over = await _take_over(
+                    stream, mailbox, request, send, handover["handover"]
+                )
+            else:
+                await _respond(stream, mailbox, request, send)
         finally:
-            stream.close()
-            node.connections.remove(stream)
+            if not is_taken_over:
+                stream.closed()
 
 
-def _address_of(request: Request) -> str:
-    address = request.client
-    return f"{address.host}:{address.port}" if address else ""
+def _shared_of(request: Request, node: Node) -> Streams:
+    """Return what the node's streams share, made for its first one."""
+    state = request.app.state
+    shared: Streams | None = getattr(state, "event_streams", None)
+    if shared is None or shared.node is not node:
+        shared = state.event_streams = streams_of(node)
+    return shared
 
 
-def _read_wanted(request: Request, max_zones: int) -> dict[str, Position | None]:
-    """Read which zones are asked for, and from where on.
-
-    Raises:
-        HTTPException: 422 for the zones, 400 for `since`.
-    """
-    zone_ids = dict.fromkeys(request.query_params.getlist("zone"))
-    if EVERYTHING in zone_ids:
-        return {DIRECTORY: None}
-    if not zone_ids:
-        raise _invalid("name zones, as in ?zone=A&zone=B, or all of them: ?zone=*")
-    if len(zone_ids) > max_zones:
-        raise _invalid(f"at most {max_zones} zones on one stream; ?zone=* takes all")
-    for zone_id in zone_ids:
-        if not is_zone_id(zone_id):
-            raise _invalid(f"not a zone id: {zone_id[:100]!r}")
-    since = _read_positions(request)
-    return {zone_channel(zone_id): since.get(zone_id) for zone_id in zone_ids}
-
-
-def _invalid(reason: str) -> ProblemError:
-    listed = [{"loc": ["query", "zone"], "msg": reason}]
-    return ProblemError(Kind.INVALID, reason, {"errors": listed})
-
-
-def _read_positions(request: Request) -> dict[str, Position]:
-    # A browser that comes back repeats the URL; its header is the newer one, and nobody
-    # could correct it there.
-    with contextlib.suppress(InvalidPositionError):
-        last_event_id = request.headers.get("last-event-id", "")
-        if last_event_id:
-            return parse_vector(last_event_id)
-    since = request.query_params.get("since", "")
-    try:
-        return parse_vector(since) if since else {}
-    except InvalidPositionError as error:
-        raise HTTPException(400, f"since: {error}") from error
-
-
-def _read_minima(request: Request, channels: Collection[str]) -> dict[str, Position]:
-    """Read below which positions the client is to be told nothing.
-
-    Raises:
-        HTTPException: 400, when that can't be read.
-    """
-    minima: dict[str, Position] = {}
-    for text in request.query_params.getlist("min"):
-        try:
-            positions = parse_minima(text, channels)
-        except InvalidPositionError as error:
-            raise HTTPException(400, f"min: {error}") from error
-        if "=" not in text and len(channels) > 1:
-            raise HTTPException(400, "min: name the zone, as in ?min=A=epoch:rev")
-        minima |= positions
-    return minima
-
-
-async def _open(stream: SseStream, timeout_s: float) -> None:
+async def _join(stream: SseStream, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s) as bound:
             await stream.join()
@@ -138,28 +89,64 @@ async def _open(stream: SseStream, timeout_s: float) -> None:
         raise ProblemError(Kind.TIMEOUT, "the zones could not be read in time") from None
 
 
-async def _serve(stream: SseStream, node: Node, request: Request, send: Send) -> None:
-    loop = asyncio.get_running_loop()
-    opened_s = loop.time()
-    log = structlog.stdlib.get_logger("zonecast.sse").bind(transport=TRANSPORT)
-    peer = _address_of(request) or None
-    log.info("connected", peer=peer)
-    node.metrics.connection_opened(TRANSPORT)
-    # Its own ping is off: it would write into the middle of an event sent in chunks.
-    response = EventSourceResponse(
-        stream.chunks(), ping=0, send_timeout=node.settings.slow_drain_timeout_s
+def _peer_of(request: Request) -> str:
+    address = request.client
+    return f"{address.host}:{address.port}" if address else ""
+
+
+def _response(stream: SseStream, mailbox: Mailbox) -> EventSourceResponse:
+    shared = stream.shared
+    return EventSourceResponse(
+        mailbox.chunks(shared.traffic, stream.drained),
+        # It would write into the middle of an event sent in chunks.
+        ping=0,
+        send_timeout=shared.node.settings.slow_drain_timeout_s,
     )
+
+
+async def _take_over(
+    stream: SseStream, mailbox: Mailbox, request: Request, send: Send, handover: Handover
+) -> bool:
+    """Send the head, and let the stream have the connection; tell whether it has."""
+    response = _response(stream, mailbox)
+    # That the connection ends with the stream is for the server to say.
+    headers = [pair for pair in response.raw_headers if pair[0] != b"connection"]
+    handover.prepare()
     try:
-        async with stream.bound:
+        async with asyncio.timeout(response.send_timeout):
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status_code,
+                    "headers": headers,
+                }
+            )
+    except TimeoutError:
+        # What was answered before on this connection is not read.
+        await _abort(request)
+        return False
+    settings = stream.shared.node.settings
+    connection = StreamConnection(
+        stream, traffic=stream.shared.traffic, limit_bytes=settings.slow_buffer_max_bytes
+    )
+    if not handover.complete(connection):
+        return False
+    stream.take_over(mailbox, connection)
+    stream.open()
+    return True
+
+
+async def _respond(stream: SseStream, mailbox: Mailbox, request: Request, send: Send) -> None:
+    """Let sse-starlette's response serve the stream, until its client is gone."""
+    response = _response(stream, mailbox)
+    stream.open()
+    try:
+        async with mailbox.bounded():
             await response(request.scope, request.receive, send)
     except TimeoutError:
-        if not stream.bound.expired():
+        if not mailbox.is_aborted:
             stream.close_code = SLOW
         await _abort(request)
-    finally:
-        duration_s = loop.time() - opened_s
-        node.metrics.connection_closed(TRANSPORT, stream.close_code, duration_s)
-        log.info("disconnected", peer=peer, code=stream.close_code, duration_s=round(duration_s, 3))
 
 
 async def _abort(request: Request) -> None:

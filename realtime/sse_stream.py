@@ -1,31 +1,33 @@
-"""An SSE stream: what one client watches, where it is, and what is still to be written to it."""
+"""An event stream: one client as the hub, the node and the wheel see it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from channels.changes import Change
-from channels.events import Event, ZoneCreated, ZoneDeleted
-from channels.feed import Feed, UnknownChannelError
-from channels.names import DIRECTORY, zone_channel, zone_id_of
+import structlog
+
+from channels.feed import UnknownChannelError
+from channels.names import zone_id_of
 from channels.ports import UnavailableError
-from channels.positions import Position
-from channels.subscribers import EndReason, Start
-from channels.transactions import split_ready
+from channels.subscribers import EndReason
 from realtime import sse_codec
-from realtime.api.problems import Kind, ProblemError
-from realtime.metrics import Metrics
-from realtime.settings import Settings
-from realtime.sse_codec import PositionVector, SseCodec, SseFrame
+from realtime.api.problems import ProblemError
+from realtime.node import Node
+from realtime.sse_codec import SseCodec, SseFrame
 from realtime.sse_mailbox import Mailbox
+from realtime.sse_request import StreamRequest
+from realtime.sse_subscriptions import TRANSPORT, Subscriptions
+from realtime.sse_wheel import StreamWheel
+from realtime.sse_wire import StreamConnection, Traffic, Wire
 
-TRANSPORT: Final = "sse"
 _REJOIN_INTERVAL_S: Final = 1.0
 
 GONE: Final = 2000
 SHUTDOWN: Final = 3001
+EXPIRED: Final = 3005
 SLOW: Final = 3008
 RECONNECT: Final = 3011
 FORCED: Final = 3503
@@ -33,337 +35,297 @@ LEFT: Final = 1001
 ABORTED: Final = 1006
 
 
-class SseStream:
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What all event streams of a node have in common."""
+
+    node: Node
+    codec: SseCodec
+    wheel: StreamWheel
+    traffic: Traffic
+    log: structlog.stdlib.BoundLogger
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run work of a stream beside all requests; `None`: the node is about to end."""
+        try:
+            return self.node.tasks.create_task(work)
+        except RuntimeError:
+            work.close()
+            return None
+
+
+def streams_of(node: Node) -> Streams:
+    """Make what the event streams of a node share."""
+    traffic = Traffic()
+
+    def count_traffic() -> None:
+        node.metrics.bytes_sent(TRANSPORT, traffic.sent_bytes)
+        traffic.sent_bytes = 0
+
+    wheel = StreamWheel(
+        keepalive_interval_s=node.settings.sse_keepalive_interval_s,
+        drain_timeout_s=node.settings.slow_drain_timeout_s,
+        ticked=count_traffic,
+    )
+    log = structlog.stdlib.get_logger("zonecast.sse").bind(transport=TRANSPORT)
+    return Streams(node, SseCodec(), wheel, traffic, log)
+
+
+class SseStream(Subscriptions):
     """One client's stream: a subscriber of the hub and a connection of the node.
 
-    Whatever the hub or the node tell it is noted at once; `chunks` alone writes and awaits.
+    Whatever it is told it writes at once; a task exists only while it subscribes. Until the
+    connection is taken over, what is written waits in a mailbox.
 
     Args:
-        feed: Where the channels are.
-        codec: Shared by all streams of the node.
-        settings: The bounds.
-        metrics: Counts subscriptions and bytes.
-        wanted: The zones' channels with the client's positions, `None` for a snapshot; or
-            just the directory: then all zones, whichever there are.
-        minima: Before which positions of channels nothing is told when the stream begins.
+        shared: What all streams of the node have in common.
+        asked: What the client asked for.
+        wire: Where it writes until `take_over`.
+        peer: The client's address and port; empty: not known.
 
     Attributes:
         close_code: Why the stream ended, in the codes of the WebSocket protocol.
-        bound: Ends the stream at once when it is rescheduled; entered by the endpoint.
+        shared: What all streams of the node have in common.
     """
 
-    def __init__(
-        self,
-        *,
-        feed: Feed,
-        codec: SseCodec,
-        settings: Settings,
-        metrics: Metrics,
-        wanted: dict[str, Position | None],
-        minima: dict[str, Position],
-    ) -> None:
-        self.codec = codec
+    __slots__ = (
+        "_expires_at_s",
+        "_is_closed",
+        "_is_ending",
+        "_is_open",
+        "_joining",
+        "_opened_s",
+        "_peer",
+        "_wire",
+        "close_code",
+        "shared",
+    )
+
+    def __init__(self, shared: Streams, asked: StreamRequest, wire: Wire, peer: str) -> None:
+        node = shared.node
+        super().__init__(
+            codec=shared.codec,
+            feed=node.feed,
+            settings=node.settings,
+            metrics=node.metrics,
+            asked=asked,
+        )
         self.close_code = LEFT
-        self.bound = asyncio.timeout(None)
-        self._feed = feed
-        self._settings = settings
-        self._metrics = metrics
-        self._mailbox = Mailbox(settings.slow_buffer_max_bytes)
-        self._wake = asyncio.Event()
-        self._takes_all = DIRECTORY in wanted
-        self._wanted = wanted
-        self._minima = minima
-        self._attached: set[str] = set()
-        self._listed: set[str] = set()
-        self._kept: set[str] = set()
-        self._sent = PositionVector()
-        self._rejoin_at_s = 0.0
-        self._parting: list[Change] = []
-        self._refusal: ProblemError | None = None
-        self._is_greeted = False
+        self.shared = shared
+        self._wire = wire
+        self._expires_at_s = asked.expires_at_s
+        self._joining: asyncio.Task[None] | None = None
+        self._peer = peer or None
+        self._opened_s = 0.0
+        self._is_open = False
         self._is_ending = False
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<SseStream {self._peer} {len(self._attached)} channels, {self._wire!r}>"
 
     # What the hub tells
 
     @property
     def congested(self) -> bool:
         """Whether too many bytes wait; `Feed.drained` is called when they no longer do."""
-        return self._mailbox.congested
+        return self._wire.congested
 
     def deliver(self, frame: SseFrame) -> None:
-        """Queue transactions, each with the positions after it."""
-        if not self._is_ending:
-            self._write(frame, counted=True)
+        """Write transactions, each with the positions after it."""
+        if self._is_ending:
+            return
+        shared, self._sent = self._sent.write(frame)
+        if shared.plain:
+            self._wire.write(shared)
+        if self._all is not None and frame.directory:
+            self._follow_directory(self._all, frame.directory)
+            self.rejoin()
 
     def end_channel(self, channel: str, reason: EndReason) -> None:
         """Note that a subscription ended: it is made anew, or it was the last."""
         self._detached(channel)
-        if reason is EndReason.GONE:
-            if self._takes_all:
-                self._sent.discard(zone_id_of(channel) or "")
-                if zone_id_of(channel) in self._kept:
-                    # The directory was right: in a restored database there is no such zone.
-                    self._write_status()
-            if zone_id_of(channel) in self._listed:
-                # Made again meanwhile: the directory has already told so.
-                self._wanted[channel] = None
-            elif not self._takes_all and not self._attached and not self._wanted:
-                self._end(GONE)
-        else:
+        zone_id = zone_id_of(channel)
+        if reason is not EndReason.GONE:
             resumes = reason is EndReason.RESUME
-            self._wanted[channel] = self._sent.get(zone_id_of(channel)) if resumes else None
-        self._wake.set()
+            self._wanted[channel] = self._sent.get(zone_id) if resumes else None
+        elif self._zone_is_gone(zone_id or ""):
+            # Made again meanwhile: the directory has already told so.
+            self._wanted[channel] = None
+        elif self._all is None and not self._attached and not self._wanted:
+            self._end(GONE)
+        self.rejoin()
 
     def tell_staleness(self, since_ms: int | None) -> None:
-        """Queue a `status` event."""
-        self._mailbox.put(sse_codec.status(since_ms=since_ms))
-        self._wake.set()
+        """Write a `status` event."""
+        self.write([sse_codec.status(since_ms=since_ms)])
 
     def cut(self) -> None:
         """Abort the stream: its client has not read in time."""
-        self.close_code = SLOW
-        self.abort()
+        if not self._is_closed:
+            self.close_code = SLOW
+            self._abort()
 
     # What the node tells
 
     def farewell(self) -> None:
-        """End after what is queued; the client comes back with its position."""
-        self._mailbox.put(sse_codec.retry(self._settings.sse_retry_ms))
+        """End after what was written; the client comes back with its position."""
+        self.write([sse_codec.retry(self._settings.sse_retry_ms)])
         self._end(SHUTDOWN)
 
     def abort(self) -> None:
         """End at once."""
         if self.close_code == LEFT:
             self.close_code = ABORTED
-        if not self.bound.expired():
-            self.bound.reschedule(asyncio.get_running_loop().time())
-
-    @property
-    def queued_bytes(self) -> int:
-        """What waits until the client reads."""
-        return self._mailbox.queued_bytes
+        self._abort()
 
     def dismiss(self, *, reconnect: bool) -> None:
         """End the stream as an operator wants it; a browser comes back by itself all the same."""
         self.close_code = RECONNECT if reconnect else FORCED
-        self.abort()
+        self._abort()
 
-    def close(self) -> None:
-        """End all subscriptions; called once, when the client is gone."""
-        self._feed.leave(self)
-        self._metrics.subscriptions_changed(-len(self._attached))
-        self._attached.clear()
+    def end_with(self, code: int, reason: str) -> None:
+        """End with an event that says why, in the codes of the WebSocket protocol."""
+        self.write([sse_codec.dismissal(code, reason)])
+        self._end(code)
+
+    def refuse_more(self) -> None:
+        """End the stream: there are more zones than it may hold."""
+        self._end(ABORTED)
+
+    # What the wheel tells
+
+    @property
+    def queued_bytes(self) -> int:
+        """What the client has not taken yet, as far as this process knows."""
+        return self._wire.queued_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """What it has taken."""
+        return self._wire.taken_bytes
+
+    def keep_alive(self) -> None:
+        """Break the silence; behind bytes that wait there is no need to."""
+        if self._wire.queued_bytes:
+            self.shared.wheel.watch(self)
+        elif not self._is_ending:
+            self._wire.write(sse_codec.KEEP_ALIVE)
+
+    def expire(self) -> None:
+        """End: the time that the stream was given is over."""
+        self.end_with(EXPIRED, "expired")
+
+    def expire_at(self, at_s: float | None) -> None:
+        """End the stream at a time of the loop, up to a second later; `None`: never."""
+        self._expires_at_s = at_s
+        self.shared.wheel.expire_at(self, at_s)
+
+    def rejoin(self) -> None:
+        """Subscribe to what became wanted, beside everything else, as soon as that may be."""
+        if (
+            self._wanted
+            and self._is_open
+            and not self._is_ending
+            and self._joining is None
+            # Only when most was taken: snapshots can't pile up for who doesn't read.
+            and not self._wire.is_blocked
+            and not self.shared.wheel.will_retry(self)
+        ):
+            self._joining = self.shared.start(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        try:
+            await self.join()
+        except UnavailableError:
+            # Asked again; the hub tells the client that its picture is stale.
+            self.shared.wheel.retry(self, _REJOIN_INTERVAL_S)
+        except (UnknownChannelError, ProblemError):
+            self.write_parting()
+            self._end(GONE)
+        except Exception:
+            self.shared.log.exception("stream failed", peer=self._peer)
+            self.abort()
+        finally:
+            self._joining = None
+
+    # What the wire tells
+
+    def blocked(self) -> None:
+        """Learn that the client leaves much untaken: not for ever."""
+        self.shared.wheel.watch(self)
+
+    def drained(self) -> None:
+        """Get what was missed while the stream was congested."""
+        if not self._is_closed:
+            self._feed.drained(self)
+            self.rejoin()
+
+    def closed(self) -> None:
+        """Leave everything, as nothing can be sent any more; may be told twice."""
+        if self._is_closed:
+            return
+        self._is_closed = self._is_ending = True
+        if self._joining is not None:
+            self._joining.cancel()
+        self.leave()
+        self.shared.wheel.leave(self)
+        self.shared.node.connections.remove(self)
+        if self._is_open:
+            duration_s = asyncio.get_running_loop().time() - self._opened_s
+            self._metrics.connection_closed(TRANSPORT, self.close_code, duration_s)
+            self.shared.log.info(
+                "disconnected",
+                peer=self._peer,
+                code=self.close_code,
+                duration_s=round(duration_s, 3),
+            )
+
+    # Its life
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._is_closed
+
+    def take_over(self, mailbox: Mailbox, connection: StreamConnection) -> None:
+        """Write to a connection from now on, first what the mailbox holds."""
+        self._wire = connection
+        if mailbox.is_aborted:
+            connection.abort()
+            return
+        connection.write_parts(mailbox.take_all(), exempt=True)
+        if mailbox.is_ended:
+            connection.end()
+
+    def open(self) -> None:
+        """Begin: the client is told that it has a stream."""
+        self._opened_s = asyncio.get_running_loop().time()
+        self._is_open = True
+        self.shared.log.info("connected", peer=self._peer)
+        self._metrics.connection_opened(TRANSPORT)
+        wheel = self.shared.wheel
+        wheel.join(self)
+        wheel.expire_at(self, self._expires_at_s)
+        wheel.watch(self)
+        # What the hub said meanwhile.
+        self.drained()
 
     def _end(self, code: int) -> None:
         if not self._is_ending:
             self._is_ending = True
             self.close_code = code
-        self._wake.set()
+            self._wire.end()
+            # Who doesn't read would never get there.
+            self.shared.wheel.watch(self)
 
-    # Subscribing
-
-    async def join(self) -> None:
-        """Subscribe to all that is wanted, and queue how it begins. Cancel-safe.
-
-        Raises:
-            UnknownChannelError: a zone was never made, or is gone and the client can't be
-                brought to its end.
-            UnavailableError: the database can't be asked; it stays wanted.
-            ProblemError: there is more than one stream may hold.
-        """
-        while self._wanted:
-            wanted, self._wanted = self._wanted, {}
-            try:
-                await self._feed.subscribe(self, wanted, self._begin, self._minima)
-            except UnknownChannelError as error:
-                since = wanted.pop(error.channel, None)
-                self._wanted = {**wanted, **self._wanted}
-                await self._retire(error, since or self._sent.get(zone_id_of(error.channel)))
-            except UnavailableError:
-                self._wanted = {**wanted, **self._wanted}
-                raise
-            if self._refusal is not None:
-                raise self._refusal
-        self._minima = {}
-
-    def _begin(self, starts: Sequence[Start]) -> bool:
-        """Queue how subscriptions begin: missed changes, then snapshots."""
-        queue = self._parting
-        snapshots = [start for start in starts if start.changes is None]
-        if not self._check_bounds(snapshots):
-            return False
-        self._parting = []
-        for start in starts:
-            channel = start.replica.channel
-            self._attached.add(channel)
-            self._metrics.subscription_started(TRANSPORT, start)
-            if channel == DIRECTORY:
-                self._take_directory(set(start.replica.zones))
-            elif start.changes is not None:
-                queue += start.changes
-                first_rev = start.position.rev - len(start.changes)
-                self._mark(channel, Position(start.position.epoch, first_rev))
-        self._metrics.subscriptions_changed(len(starts))
-        self._greet()
-        self._write_missed(queue)
-        for start in snapshots:
-            if start.replica.channel != DIRECTORY:
-                self._write_snapshot(start)
-        self._wake.set()
-        return True
-
-    def _check_bounds(self, snapshots: Sequence[Start]) -> bool:
-        for start in snapshots:
-            replica = start.replica
-            if replica.channel == DIRECTORY:
-                limit = self._settings.max_subscriptions_per_connection - 1
-                if len(replica.zones) > limit:
-                    detail = f"there are more than {limit} zones, the most that one stream takes"
-                    self._refusal = ProblemError(Kind.INVALID, detail)
-            elif len(replica.snapshot()) > self._settings.snapshot_max_bytes:
-                zone_id = zone_id_of(replica.channel)
-                detail = f"zone {zone_id} is too large; page through GET /users?zone_id={zone_id}"
-                self._refusal = ProblemError(Kind.ANSWER_TOO_LARGE, detail)
-        return self._refusal is None
-
-    async def _retire(self, error: UnknownChannelError, since: Position | None) -> None:
-        """Give up a zone that is gone, once the client is brought to its end.
-
-        Raises:
-            UnknownChannelError: that can't be done, or no zone is left.
-        """
-        zone_id = zone_id_of(error.channel)
-        if self._takes_all:
-            self._listed.discard(zone_id or "")
-            self._write_status()
-            return
-        if since is None:
-            raise error
-        page = await self._feed.history(error.channel, since.rev, self._settings.resume_max_changes)
-        is_complete = (
-            page.head.epoch == since.epoch
-            and page.floor <= since.rev
-            and page.head.rev == since.rev + len(page.changes)
-            and all(change.ends_channel for change in page.changes[-1:])
-        )
-        if not is_complete:
-            raise error
-        self._mark(error.channel, since)
-        self._parting += page.changes
-        if not self._wanted:
-            if not self._attached:
-                raise error
-            parting, self._parting = self._parting, []
-            self._write_missed(parting)
-
-    def _detached(self, channel: str) -> None:
-        if channel in self._attached:
-            self._attached.discard(channel)
-            self._metrics.subscriptions_changed(-1)
-
-    # All zones
-
-    def _take_directory(self, zone_ids: set[str]) -> None:
-        self._listed = zone_ids
-        for zone_id in zone_ids:
-            self._want(zone_id)
-        if self._is_greeted:
-            self._write_status()
-
-    def _follow_directory(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if isinstance(event, ZoneCreated):
-                self._listed.add(event.zone.zone_id)
-                self._want(event.zone.zone_id)
-            elif isinstance(event, ZoneDeleted):
-                self._listed.discard(event.zone_id)
-                self._wanted.pop(zone_channel(event.zone_id), None)
-        if len(self._listed) >= self._settings.max_subscriptions_per_connection:
-            self._end(ABORTED)
-
-    def _want(self, zone_id: str) -> None:
-        channel = zone_channel(zone_id)
-        if channel not in self._attached:
-            self._wanted.setdefault(channel, None)
+    def _abort(self) -> None:
+        self._is_ending = True
+        self._wire.abort()
 
     # Writing
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what is to be written, keep-alive comments included, until the stream ends."""
-        while True:
-            while chunk := self._mailbox.take():
-                yield chunk
-                self._metrics.bytes_sent(TRANSPORT, len(chunk))
-                if self._mailbox.sent():
-                    self._feed.drained(self)
-            if self._is_ending:
-                return
-            self._wake.clear()
-            # Only now that all is written: snapshots can't pile up for who doesn't read.
-            if not await self._rejoin():
-                continue
-            wait_s = self._settings.sse_keepalive_interval_s
-            if self._wanted:
-                wait_s = min(wait_s, _REJOIN_INTERVAL_S)
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                self._mailbox.put(sse_codec.KEEP_ALIVE)
-
-    async def _rejoin(self) -> bool:
-        """Subscribe to what became wanted; tell whether there is nothing to write at once."""
-        loop = asyncio.get_running_loop()
-        if not self._wanted or loop.time() < self._rejoin_at_s:
-            return True
-        try:
-            await self.join()
-        except UnavailableError:
-            # Asked again; the hub tells the client that its picture is stale.
-            self._rejoin_at_s = loop.time() + _REJOIN_INTERVAL_S
-        except (UnknownChannelError, ProblemError):
-            parting, self._parting = self._parting, []
-            self._write_missed(parting)
-            self._end(GONE)
-        return not self._mailbox and not self._is_ending
-
-    def _greet(self) -> None:
-        if not self._is_greeted:
-            self._is_greeted = True
-            self._mailbox.put(sse_codec.retry(self._settings.sse_retry_ms))
-            self._write_status()
-
-    def _write_status(self) -> None:
-        # A directory that lags behind a zone made again must not take it from who has its state.
-        self._kept = set(filter(None, map(zone_id_of, self._attached))) - self._listed
-        zone_ids = self._listed | self._kept if self._takes_all else None
-        since_ms = self._feed.stale_since_ms
-        self._mailbox.put(sse_codec.status(since_ms=since_ms, zone_ids=zone_ids))
-
-    def _write_snapshot(self, start: Start) -> None:
-        replica = start.replica
-        self._mark(replica.channel, start.position)
-        id_line = b"" if self._takes_all else self._sent.id_line()
-        self._mailbox.put(id_line + b"event: snapshot\ndata: ", counted=False)
-        self._mailbox.put(replica.snapshot(), counted=False)
-        self._mailbox.put(b"\n\n", counted=False)
-
-    def _write_missed(self, changes: Sequence[Change]) -> None:
-        if changes:
-            # Nothing to wait for here: the database has committed all of them.
-            ordered, _ = split_ready(changes, (), {})
-            self._write(self.codec.encode(ordered), counted=False)
-
-    def _write(self, frame: SseFrame, *, counted: bool) -> None:
-        for transaction in frame:
-            self._sent.take(transaction.marks)
-            if transaction.body:
-                if not self._takes_all:
-                    self._mailbox.put(self._sent.id_line(), counted=counted)
-                self._mailbox.put(transaction.body, counted=counted)
-            if transaction.directory and self._takes_all:
-                self._follow_directory(transaction.directory)
-        self._wake.set()
-
-    def _mark(self, channel: str, position: Position) -> None:
-        self._sent.set(zone_id_of(channel) or "", position)
+    def write(self, parts: Sequence[bytes], *, exempt: bool = False) -> None:
+        """Write bytes; `exempt`: they don't make the stream congested."""
+        if not self._is_ending:
+            self._wire.write_parts(parts, exempt=exempt)

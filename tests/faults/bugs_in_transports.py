@@ -14,8 +14,8 @@ BUGS_IN_TRANSPORTS: Final = (
         (
             Edit(
                 "realtime.sse_codec:PositionVector.take",
-                "self._marks.update(marks)",
-                "reached(self._marks.clear())\n    self._marks.update(marks)",
+                "{**self.marks, **dict(marks)}",
+                "reached(dict(marks))",
             ),
         ),
         ("tests/realtime/test_sse_codec.py",),

@@ -171,10 +171,10 @@ async def test_who_reads_slowly_is_brought_up_to_date_with_bounded_memory() -> N
             stream = only_stream(world)
             while not stream.congested:
                 await flood(world, 2)
-            most = stream._mailbox._counted_bytes
+            most = stream.queued_bytes
             await flood(world, 200)
             assert world.node.feed.slow_count == 1
-            assert stream._mailbox._counted_bytes <= most
+            assert stream.queued_bytes <= most
             last = world.truth.heads["zone:B"].rev
             await reader.read_until(b"B=e1:%d\n" % last)
             assert world.node.feed.slow_count == 0

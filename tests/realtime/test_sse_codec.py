@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sse_starlette.event import ServerSentEvent
+
 from channels.changes import Change
 from channels.events import Entered, Event, Left, User, Zone, ZoneCreated
 from channels.names import DIRECTORY, zone_channel
 from channels.positions import Position, format_vector, parse_vector
 from realtime import sse_codec
-from realtime.sse_codec import PositionVector, SseCodec
+from realtime.sse_codec import PositionVector, SharedBytes, SilentVector, SseCodec
 from realtime.sse_mailbox import CHUNK_MAX_BYTES, Mailbox
 
 
@@ -37,7 +39,7 @@ def test_a_transaction_over_two_zones_is_one_event() -> None:
         a_change(zone_channel("B"), 9, "t1", Entered(ADA)),
         a_change(DIRECTORY, 2, "t1", ZoneCreated(Zone("B", "B", {}))),
     ]
-    (transaction,) = SseCodec().encode(changes)
+    (transaction,) = SseCodec().encode(changes).transactions
     data = data_of(transaction.body)
     assert data["tx"] == "t1"
     assert [(zone["zone_id"], zone["epoch"], zone["rev"]) for zone in data["zones"]] == [
@@ -58,23 +60,62 @@ def test_transactions_stay_apart_and_in_order() -> None:
             a_change(zone_channel("A"), 2, "t3", Left(8, 1)),
         ]
     )
-    assert [data_of(t.body)["tx"] for t in frame if t.body] == ["t1", "t3"]
-    assert frame[1].body == b""
-    assert frame[1].marks == ()
+    assert [data_of(t.body)["tx"] for t in frame.transactions if t.body] == ["t1", "t3"]
+    assert frame.transactions[1].body == b""
+    assert frame.transactions[1].marks == ()
 
 
 def test_the_id_is_the_vector_of_what_was_sent() -> None:
     """It is read back as it was written, and moves with each transaction."""
-    vector = PositionVector()
-    vector.set("A", Position("e1", 1))
-    vector.set("B", Position("e2", 0))
-    vector.take((("A", "A=e1:2"),))
-    line = vector.id_line().decode()
+    vector = PositionVector().set("A", Position("e1", 1)).set("B", Position("e2", 0))
+    vector = vector.take((("A", "A=e1:2"),))
+    line = vector.id_line.decode()
     assert line == f"id: {format_vector([('A', Position('e1', 2)), ('B', Position('e2', 0))])}\n"
     assert parse_vector(line[4:-1]) == {"A": Position("e1", 2), "B": Position("e2", 0)}
     assert vector.get("A") == Position("e1", 2)
-    vector.discard("A")
-    assert vector.get("A") is None
+    assert vector.discard("A").get("A") is None
+
+
+def test_streams_that_have_sent_the_same_share_bytes_and_ids() -> None:
+    """Who is elsewhere gets ids of its own, and each transaction has its id before it."""
+    frame = SseCodec().encode(
+        [a_change(zone_channel("A"), rev, f"t{rev}", Left(rev, 3)) for rev in (2, 3)]
+    )
+    vectors = [PositionVector().set("A", Position("e1", 1)) for _ in "12"]
+    (one, after), (two, same) = (vector.write(frame) for vector in vectors)
+    assert one is two
+    assert after is same
+    assert after.get("A") == Position("e1", 3)
+    lines = one.plain.decode().split("\n")
+    assert [line for line in lines if line.startswith("id")] == ["id: A=e1:2", "id: A=e1:3"]
+    other, both = vectors[0].set("B", Position("e2", 7)).write(frame)
+    assert b"id: A=e1:3,B=e2:7\nevent: changes\n" in other.plain
+    assert both.get("B") == Position("e2", 7)
+    assert vectors[0].get("A") == Position("e1", 1), "nobody else's vector moved"
+
+
+def test_a_stream_of_all_zones_has_positions_but_no_ids() -> None:
+    """They are for resuming a zone within the stream."""
+    frame = SseCodec().encode([a_change(zone_channel("A"), 2, "t2", Left(2, 3))])
+    vector = SilentVector()
+    shared, after = vector.write(frame)
+    assert b"id:" not in shared.plain
+    assert after.get("A") == Position("e1", 2)
+    assert SilentVector().write(frame)[0] is shared
+    assert after.id_line == b""
+
+
+def test_shared_bytes_are_a_chunk_too() -> None:
+    """Its length in hexadecimal digits goes before; nothing is no chunk, which would be the end."""
+    assert SharedBytes(b"x" * 26).chunk == b"1a\r\n" + b"x" * 26 + b"\r\n"
+    assert SharedBytes(b"").chunk == b""
+
+
+def test_events_are_written_as_sse_starlette_writes_them() -> None:
+    """What it is given as text, this is given as bytes."""
+    text = '{"a":"ü\\n"}'
+    theirs = ServerSentEvent(text, event="changes", sep="\n").encode()
+    assert sse_codec.event("changes", text.encode()) == theirs
 
 
 def test_a_status_tells_since_when() -> None:
