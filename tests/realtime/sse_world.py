@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from fastapi import FastAPI
 
@@ -69,9 +69,16 @@ class SseWorld:
 
 @contextlib.asynccontextmanager
 async def served_sse(
-    *, zones: Sequence[str] = ("A", "B", "C"), feed: FeedConfig | None = None, **settings: Any
+    *,
+    zones: Sequence[str] = ("A", "B", "C"),
+    feed: FeedConfig | None = None,
+    http: Literal["h11", "httptools"] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[SseWorld]:
-    """Serve a fresh world; `settings` differ from the defaults where given."""
+    """Serve a fresh world; `settings` differ from the defaults where given.
+
+    `http` names a protocol of uvicorn's own, which can't hand a connection over.
+    """
     truth, bus = Truth(zones), WildBus()
     chosen = Settings(**{"shutdown_timeout_s": 2, **settings})
     config = feed or FeedConfig(
@@ -87,7 +94,10 @@ async def served_sse(
         async with asyncio.TaskGroup() as tasks:
             live = Feed(truth, bus, NullObserver(), config, tasks)
             app.state.node = _node(live, bus, chosen, tasks)
-            server = Server(server_config(app, chosen), app, chosen)
+            server_settings = server_config(app, chosen)
+            if http is not None:
+                server_settings.http = http
+            server = Server(server_settings, app, chosen)
             for work in (bus.run(live.follower), live.run()):
                 tasks.create_task(work)
             serving = tasks.create_task(server._serve([listener]))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from channels.feed import FeedConfig
 from channels.repairs import FollowerConfig
-from realtime.sse_stream import SseStream
 from tests.realtime.sse_world import SseWorld, served_sse
+from tests.realtime.stuck_reader import flood, only_stream, stuck_reader
 from tests.realtime.wire_world import until
 
 
@@ -107,59 +104,6 @@ async def test_a_zone_too_large_for_a_snapshot_is_refused() -> None:
         response = await problem(world, "?zone=A")
         assert response.status_code == 413
         assert "/users?zone_id=A" in response.json()["detail"]
-
-
-class StuckReader:
-    """A client whose socket takes next to nothing, until it reads on."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self.received = b""
-
-    async def read_until(self, what: bytes) -> None:
-        """Read until some bytes came."""
-        loop = asyncio.get_running_loop()
-        while what not in self.received:
-            data = await loop.sock_recv(self._sock, 65_536)
-            assert data, "the server closed the stream"
-            self.received += data
-
-    async def read_until_closed(self) -> None:
-        """Read what there is, until the server has closed."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(ConnectionError):
-            while await loop.sock_recv(self._sock, 65_536):
-                pass
-
-
-@contextlib.asynccontextmanager
-async def stuck_reader(world: SseWorld, query: str) -> AsyncIterator[StuckReader]:
-    """Ask for a stream and read only the head of it."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        sock.settimeout(0)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", world.port))
-        request = f"GET /sse{query} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
-        await loop.sock_sendall(sock, request)
-        reader = StuckReader(sock)
-        await reader.read_until(b"event: status")
-        yield reader
-
-
-def only_stream(world: SseWorld) -> SseStream:
-    """Return the node's only stream."""
-    (stream,) = world.node.connections._live
-    assert isinstance(stream, SseStream)
-    return stream
-
-
-async def flood(world: SseWorld, transactions: int) -> None:
-    """Commit transactions of many events each, letting the loop turn."""
-    for number in range(transactions):
-        zone = "AB"[number % 2]
-        world.commit(*((user, zone) for user in range(1, 201)))
-        await asyncio.sleep(0)
 
 
 async def test_who_reads_slowly_is_brought_up_to_date_with_bounded_memory() -> None:
