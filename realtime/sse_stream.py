@@ -34,6 +34,9 @@ FORCED: Final = 3503
 LEFT: Final = 1001
 ABORTED: Final = 1006
 
+_NOWHERE: Final = Mailbox(0)
+"""What closed streams write to, which they don't: a connection and its stream hold each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Streams:
@@ -266,6 +269,7 @@ class SseStream(Subscriptions):
         if self._is_closed:
             return
         self._is_closed = self._is_ending = True
+        self._wire = _NOWHERE
         if self._joining is not None:
             self._joining.cancel()
         self.leave()
