@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import REQUIRES
+from tests.balancers import find_nginx
 from tests.processes import Scratch, ServerProcess
 from tests.realtime.event_source import EventSource, StreamEndedError, event_source
 from tests.realtime.sse_world import SseWorld, served_sse
@@ -78,9 +77,7 @@ class Proxied:
 @pytest.fixture(params=[*VERSIONS.values()], ids=[*VERSIONS])
 async def proxied(request: pytest.FixtureRequest, scratch: Scratch) -> AsyncIterator[Proxied]:
     """A node behind nginx, with a client of each version of HTTP."""
-    found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-    if found is None:
-        pytest.skip(f"{REQUIRES}nginx: install nginx-light")
+    found = find_nginx()
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(served_sse())
         nginx = Nginx(found, scratch.new_folder("nginx"), world.port, request.param)
