@@ -85,7 +85,7 @@ transaction mode): for locks, migrations and head checks."""
     pool_timeout_s: Positive = 5
     """Longest wait for a free connection; then 503."""
     pool_pre_ping: bool = True
-    """Test a pooled connection before it is used."""
+    """Try a pooled connection that was idle for a second before it is used; BEGIN tries others."""
     statement_timeout_s: Positive = 10
     """Longest run of one statement."""
     lock_timeout_s: Positive = 5
