@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from sqlalchemy import Connection, event, inspect, select
+from sqlalchemy import Connection, Engine, event, inspect, select
 from sqlalchemy.orm import (
     InstanceState,
     Mapper,
@@ -36,7 +36,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from channels.changes import Transaction
 from db import refusals
 from db.history import identity_of, known_before, known_version, state_of, user_refreshed
-from db.journal import Journal
+from db.journal import OUTLET_OPTION, Journal
 from db.models import User, Zone
 from db.net_effect import UserBefore
 from db.rows import USERS, ZONES, among
@@ -77,11 +77,22 @@ def journal_of(session: Session, connection: Connection) -> Journal:
     Raises:
         UncapturedWriteError: it is a transaction whose commit can't be seen.
     """
-    journal = Journal.of(connection)
-    _listen_on(connection)
+    journal = journal_on(connection)
     journals: list[Journal] = session.info.setdefault(_JOURNALS, [])
     if not any(journal is known for known in journals):
         journals.append(journal)
+    return journal
+
+
+def journal_on(connection: Connection) -> Journal:
+    """Return the journal of the connection's transaction; who commits it has to hand it over.
+
+    Raises:
+        UncapturedWriteError: it is a transaction whose commit can't be seen.
+    """
+    journal = Journal.of(connection)
+    if OUTLET_OPTION not in connection.get_execution_options():
+        _listen_on(connection)
     return journal
 
 
@@ -94,9 +105,20 @@ def committed_transaction(session: Session) -> Transaction | None:
 # --- The database transaction, however it was begun ------------------------------------------
 
 
+def listen_on_engine(engine: Engine) -> None:
+    """Begin to write what is noted in journals when connections of an engine of ours commit.
+
+    An engine that has `OUTLET_OPTION`; those made of it, with other options, are heard by it.
+    """
+    event.listen(engine, "commit", _on_commit)
+    event.listen(engine, "savepoint", _on_savepoint)
+    event.listen(engine, "release_savepoint", _on_release_savepoint)
+    event.listen(engine, "rollback_savepoint", _on_rollback_savepoint)
+
+
 def _listen_on(connection: Connection) -> None:
-    # On the connection, which is made anew for each transaction of a session, and not on its
-    # engine: engines made of one another would call us once for each of them.
+    # Of a foreign engine: on the connection, which is made anew for each transaction of a
+    # session, as which engines are made of one another can't be told.
     if not event.contains(connection, "commit", _on_commit):
         event.listen(connection, "commit", _on_commit)
         event.listen(connection, "savepoint", _on_savepoint)

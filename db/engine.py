@@ -7,32 +7,30 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-import msgspec
-from sqlalchemy import URL, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.pool import QueuePool
 
+from channels.changes import Transaction
 from channels.ports import UnavailableError
 from channels.positions import Position
-from db import postgres, sqlite
+from db import sqlite
 from db.address import connecting
 from db.capture import committed_transaction
 from db.completion import run_to_end
-from db.dialect import quick_dialect, try_when_idle
+from db.engines import postgres_engine, sqlite_engines
 from db.errors import ConflictError, DatabaseError, OtherDatabaseError
 from db.identity import IDENTITY_SQL, hashed_identity, process_identity
-from db.journal import OUTLET_OPTION, Outlet, Sink
+from db.journal import Outlet, Sink
+from db.statement_transaction import StatementTransaction
 from db.translation import (
     commit_errors,
     connection_errors,
     driver_errors,
-    notice_lost,
-    notice_read_only,
     session_errors,
-    translate_in_driver,
 )
 
 DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
@@ -65,7 +63,7 @@ class DatabaseConfig:
         max_overflow: Connections beyond those, closed after use.
         pool_recycle_s: Age at which a connection is replaced, in seconds.
         pool_timeout_s: How long to wait for a free connection, in seconds.
-        pool_pre_ping: Whether a connection that was idle is tried before it is used.
+        pool_pre_ping: Whether a connection idle for over a second is tried before it is used.
         connect_timeout_s: How long connecting may take, in seconds.
         statement_timeout_s: How long a statement may run on PostgreSQL, in seconds.
         lock_timeout_s: How long PostgreSQL waits for rows that another transaction holds.
@@ -151,10 +149,10 @@ class Database:
         if url.drivername not in DRIVERS:
             raise ValueError(f"database URL: begins with none of {', '.join(DRIVERS)}")
         if url.get_backend_name() == "sqlite":
-            self.engine, self.reader = self._sqlite_engines(url)
+            self.engine, self.reader = sqlite_engines(url, config, self._outlet)
             self._snapshots = self.reader
         else:
-            self.engine = self._postgres_engine(url, given)
+            self.engine = postgres_engine(url, given, config, self._outlet)
             self.reader = self.engine.execution_options(postgresql_readonly=True)
             self._snapshots = self.reader.execution_options(isolation_level="REPEATABLE READ")
 
@@ -211,15 +209,21 @@ class Database:
             UnavailableError: the database can't be asked.
             DatabaseError: or another of its kinds, from `work` or from the commit.
         """
-        wait_max_s = self.config.retry_min_s
-        for _ in range(self.config.max_tries - 1):
-            try:
-                return await self._run_once(work)
-            except ConflictError:
-                # A random part of it, so that the losers of one race don't meet again.
-                await asyncio.sleep(random.uniform(0, wait_max_s))  # noqa: S311 - no secret
-                wait_max_s = min(wait_max_s * 2, self.config.retry_max_s)
-        return await self._run_once(work)
+        return await self._try(lambda: self._run_once(work))
+
+    async def run_statements(self, work: Callable[[Connection], Value]) -> Committed[Value]:
+        """Run `work` as `run_transaction` does, without a session: for what needs no objects.
+
+        Args:
+            work: Writes by functions of this package on the connection it is given; may be
+                called several times. It doesn't commit, and its connection can't be awaited.
+
+        Raises:
+            ConflictError: the last try allowed lost, too.
+            UnavailableError: the database can't be asked.
+            DatabaseError: or another of its kinds, from `work` or from the commit.
+        """
+        return await self._try(lambda: self._run_statements_once(work))
 
     @asynccontextmanager
     async def snapshot(self, timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
@@ -296,13 +300,30 @@ class Database:
         if self.reader is not self.engine:
             await self.reader.dispose()
 
+    async def _try(self, once: Callable[[], Awaitable[Committed[Value]]]) -> Committed[Value]:
+        wait_max_s = self.config.retry_min_s
+        for _ in range(self.config.max_tries - 1):
+            try:
+                return await once()
+            except ConflictError:
+                # A random part of it, so that the losers of one race don't meet again.
+                await asyncio.sleep(random.uniform(0, wait_max_s))  # noqa: S311 - no secret
+                wait_max_s = min(wait_max_s * 2, self.config.retry_max_s)
+        return await once()
+
+    async def _run_statements_once(self, work: Callable[[Connection], Value]) -> Committed[Value]:
+        transaction = StatementTransaction(self.engine.sync_engine, self._connect_timeout_s)
+        return _outcome(*await transaction.run(work))
+
     async def _run_once(self, work: Callable[[AsyncSession], Awaitable[Value]]) -> Committed[Value]:
         async with self.get_db() as session:
             value = await work(session)
-        transaction = committed_transaction(session.sync_session)
-        if transaction is None:
-            return Committed(value, {}, None)
-        return Committed(value, transaction.positions, transaction.tx)
+        return _outcome(value, committed_transaction(session.sync_session))
+
+    @property
+    def _connect_timeout_s(self) -> float:
+        # The pool bounds the wait for a free connection, but not its try of one.
+        return self.config.pool_timeout_s + CHECKOUT_MARGIN_S
 
     async def _connect(self, session: AsyncSession) -> None:
         """Begin a transaction, now: its errors can't be told from the caller's later.
@@ -311,8 +332,7 @@ class Database:
             UnavailableError: there is no connection, or none that works.
         """
         with connection_errors():
-            # The pool bounds the wait for a free connection, but not its try of one.
-            async with asyncio.timeout(self.config.pool_timeout_s + CHECKOUT_MARGIN_S):
+            async with asyncio.timeout(self._connect_timeout_s):
                 try:
                     _ = await session.connection()
                 except DBAPIError as error:
@@ -321,57 +341,8 @@ class Database:
                     # It died while it was idle, and all that are as old were given up with it.
                     _ = await session.connection()
 
-    def _engine(self, url: URL, **options: Any) -> AsyncEngine:
-        engine = create_async_engine(
-            url,
-            execution_options={OUTLET_OPTION: self._outlet},
-            json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
-            pool_timeout=self.config.pool_timeout_s,
-            **options,
-        )
-        event.listen(engine.sync_engine, "handle_error", translate_in_driver)
-        return engine
 
-    def _postgres_engine(self, url: URL, given: dict[str, Any]) -> AsyncEngine:
-        config = self.config
-        pooled = bool(config.direct_url)
-        engine = self._engine(
-            quick_dialect(postgres.nameless(url) if pooled else url),
-            pool_size=config.pool_size,
-            max_overflow=config.max_overflow,
-            pool_recycle=config.pool_recycle_s,
-            connect_args={
-                "timeout": config.connect_timeout_s,
-                # For a server that doesn't answer at all; one that does stops earlier.
-                "command_timeout": config.statement_timeout_s + 2,
-                **given,
-            },
-            # The server's default is a session's own setting elsewhere.
-            **({"isolation_level": "READ COMMITTED"} if pooled else {}),
-        )
-        set_up = postgres.set_up_transactions if pooled else postgres.set_up_sessions
-        set_up(
-            engine.sync_engine,
-            statement_timeout_s=config.statement_timeout_s,
-            lock_timeout_s=config.lock_timeout_s,
-        )
-        if config.pool_pre_ping:
-            try_when_idle(engine)
-        event.listen(engine.sync_engine, "handle_error", notice_read_only)
-        event.listen(engine.sync_engine, "handle_error", notice_lost)
-        return engine
-
-    def _sqlite_engines(self, url: URL) -> tuple[AsyncEngine, AsyncEngine]:
-        busy_timeout_ms = self.config.busy_timeout_ms
-        # One writer: more would only wait for each other in the database.
-        writer = self._engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0)
-        sqlite.set_up(writer.sync_engine, read_only=False, busy_timeout_ms=busy_timeout_ms)
-        if sqlite.is_in_memory(url):
-            # The database is its connection, and a connection has one transaction at a time.
-            return writer, writer
-        reader = self._engine(
-            url, pool_size=self.config.pool_size, max_overflow=self.config.max_overflow
-        )
-        sqlite.set_up(reader.sync_engine, read_only=True, busy_timeout_ms=busy_timeout_ms)
-        return writer, reader
+def _outcome(value: Value, transaction: Transaction | None) -> Committed[Value]:
+    if transaction is None:
+        return Committed(value, {}, None)
+    return Committed(value, transaction.positions, transaction.tx)

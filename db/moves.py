@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from json import dumps
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, bindparam, insert, inspect, select, text
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.util import identity_key
 
 from channels import events
-from db.capture import journal_of
+from db.capture import journal_of, journal_on
 from db.errors import ConflictError
+from db.journal import Journal
 from db.models import User
 from db.net_effect import UserBefore
 from db.rows import USERS, ZONES, among, select_users, user_of
@@ -58,38 +60,54 @@ _MOVE_ONE_SQLITE: Final = text(
 ).bindparams(bindparam("now", type_=UtcDateTime()))
 
 
-async def move_one(db: AsyncSession, user_id: int, zone_id: str | None) -> events.User | None:
+def move_one(
+    connection: Connection,
+    user_id: int,
+    zone_id: str | None,
+    journal_of: Callable[[Connection], Journal] = journal_on,
+) -> events.User | None:
     """Lock a user and move it, unless it is there already, by one statement.
 
-    An object of the session that stands for it is read anew.
+    Args:
+        connection: In the writing transaction.
+        user_id: The user.
+        zone_id: Where it goes; `None`: into no zone.
+        journal_of: Finds the journal in which the move is noted.
 
     Returns:
         The user as it is afterwards; `None` when there is none.
     """
+    values = {"user_id": user_id, "zone_id": zone_id, "now": utc_now()}
+    if connection.dialect.name == "postgresql":
+        row = connection.execute(_MOVE_ONE_POSTGRES, values).one_or_none()
+        version = None if row is None else row.moved_version
+    else:
+        row = connection.execute(_FIND_ONE_SQLITE, values).one_or_none()
+        version = None
+        if row is not None and row.zone_id != zone_id:
+            connection.execute(_MOVE_ONE_SQLITE, values)
+            version = row.version + 1
+    if row is None:
+        return None
+    before = user_of(row)
+    if version is None:
+        return before
+    after = events.User(
+        before.id, before.global_id, before.name, zone_id, before.attributes, version
+    )
+    note = UserBefore(before.zone_id, before.version)
+    journal_of(connection).touch_user(user_id, note, after)
+    return after
+
+
+async def move_one_of_session(
+    db: AsyncSession, user_id: int, zone_id: str | None
+) -> events.User | None:
+    """Do the same in a session; its object that stands for the user is read anew."""
 
     def move(session: Session) -> events.User | None:
         connection = session.connection(bind_arguments=_BIND)
-        values = {"user_id": user_id, "zone_id": zone_id, "now": utc_now()}
-        if connection.dialect.name == "postgresql":
-            row = connection.execute(_MOVE_ONE_POSTGRES, values).one_or_none()
-            version = None if row is None else row.moved_version
-        else:
-            row = connection.execute(_FIND_ONE_SQLITE, values).one_or_none()
-            version = None
-            if row is not None and row.zone_id != zone_id:
-                connection.execute(_MOVE_ONE_SQLITE, values)
-                version = row.version + 1
-        if row is None:
-            return None
-        before = user_of(row)
-        if version is None:
-            return before
-        after = events.User(
-            before.id, before.global_id, before.name, zone_id, before.attributes, version
-        )
-        journal = journal_of(session, connection)
-        journal.touch_user(user_id, UserBefore(before.zone_id, before.version), after)
-        return after
+        return move_one(connection, user_id, zone_id, partial(journal_of, session))
 
     moved = await db.run_sync(move)
     if identity_key(User, user_id) in db.identity_map:

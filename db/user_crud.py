@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from channels import events
@@ -17,7 +17,7 @@ from db.errors import (
     VersionMismatchError,
 )
 from db.models import User
-from db.moves import hold_zones, insert_users, lock_users, move_one, move_users
+from db.moves import hold_zones, insert_users, lock_users, move_one, move_one_of_session, move_users
 from db.rows import USERS, among, dict_of_users, select_users_dict
 from db.translation import driver_errors
 
@@ -194,13 +194,20 @@ async def transfer_user_to_zone(db: AsyncSession, user_id: int, zone_id: str | N
     Raises:
         NotFoundError: there is no such user, or no such zone.
     """
-    await move_user(db, user_id, zone_id)
+    try:
+        with driver_errors():
+            await db.flush()
+            moved = await move_one_of_session(db, user_id, zone_id)
+    except NotFoundError as error:
+        raise NotFoundError("zone", zone_id) from error
+    if moved is None:
+        raise NotFoundError("user", user_id)
     with driver_errors():
         return await db.get_one(User, user_id)
 
 
-async def move_user(db: AsyncSession, user_id: int, zone_id: str | None) -> events.User:
-    """Move a user as `transfer_user_to_zone` does, without making an object of it.
+def move_user(connection: Connection, user_id: int, zone_id: str | None) -> events.User:
+    """Move a user as `transfer_user_to_zone` does, without a session (`run_statements`).
 
     Returns:
         The user as clients see it afterwards.
@@ -210,8 +217,7 @@ async def move_user(db: AsyncSession, user_id: int, zone_id: str | None) -> even
     """
     try:
         with driver_errors():
-            await db.flush()
-            moved = await move_one(db, user_id, zone_id)
+            moved = move_one(connection, user_id, zone_id)
     except NotFoundError as error:
         raise NotFoundError("zone", zone_id) from error
     if moved is None:

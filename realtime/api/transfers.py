@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from channels import events
 from db import user_crud
 from db.models import User
 from realtime.api.answers import document_of_user, write_response
 from realtime.api.documents import Destination, Transfers, UserDocument, UserIdInPath, UserList
 from realtime.api.routes import new_router
-from realtime.api.writes import write
+from realtime.api.writes import write, write_statements
+from realtime.node import Node, node_of
 
 router = new_router("transfers")
 
@@ -21,11 +23,13 @@ async def transfer_user(
     request: Request, user_id: UserIdInPath, destination: Destination
 ) -> Response:
     """Move one user; to the zone where it is, nothing happens."""
+    return await transfer(node_of(request), user_id, destination.zone_id)
 
-    async def work(session: AsyncSession) -> events.User:
-        return await user_crud.move_user(session, user_id, destination.zone_id)
 
-    moved = await write(request, "transfer_user", work)
+async def transfer(node: Node, user_id: int, zone_id: str | None) -> Response:
+    """Move one user, and answer."""
+    work = partial(user_crud.move_user, user_id=user_id, zone_id=zone_id)
+    moved = await write_statements(node, "transfer_user", work)
     return write_response(moved.positions, moved.value, version=moved.value.version)
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 from fastapi import Request
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import user_crud
@@ -14,7 +15,7 @@ from db.engine import Committed
 from realtime.api.answers import require
 from realtime.api.preconditions import versions_to_match
 from realtime.api.problems import Kind, ProblemError
-from realtime.node import node_of
+from realtime.node import Node, node_of
 
 Value = TypeVar("Value")
 
@@ -24,9 +25,22 @@ async def write(
 ) -> Committed[Value]:
     """Run `work` in a transaction of its own, several times when it loses races, and log it."""
     committed = await node_of(request).database.run_transaction(work)
+    _note(action, committed)
+    return committed
+
+
+async def write_statements(
+    node: Node, action: str, work: Callable[[Connection], Value]
+) -> Committed[Value]:
+    """Do the same with work that needs no session, as `Database.run_statements` has it."""
+    committed = await node.database.run_statements(work)
+    _note(action, committed)
+    return committed
+
+
+def _note(action: str, committed: Committed[object]) -> None:
     log = structlog.stdlib.get_logger("zonecast.http")
     log.info("write", action=action, tx=committed.tx, channels=len(committed.positions))
-    return committed
 
 
 async def version_to_match(request: Request, session: AsyncSession, user_id: int) -> int | None:

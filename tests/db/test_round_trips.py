@@ -7,13 +7,13 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from channels.ports import UnavailableError
@@ -71,7 +71,7 @@ async def asked(
     # Statements are prepared when a connection runs them first.
     for zone_id in "BA":
         moving = partial(user_crud.move_user, user_id=1, zone_id=zone_id)
-        await postgres_database.run_transaction(moving)
+        await postgres_database.run_statements(moving)
     pid = await _backend_of(postgres_database)
     asked = ServerLog(postgres_server.folder / "server.log", pid)
     assert "WITH" in await asked.statements()
@@ -82,7 +82,7 @@ async def test_a_transfer_takes_four_round_trips(
     postgres_database: Database, asked: ServerLog
 ) -> None:
     """BEGIN, the move with its lock, heads and log, COMMIT."""
-    done = await postgres_database.run_transaction(
+    done = await postgres_database.run_statements(
         partial(user_crud.move_user, user_id=1, zone_id="B")
     )
     assert set(done.positions) == {"zone:A", "zone:B"}
@@ -150,7 +150,7 @@ async def test_a_connection_lost_unnoticed_is_replaced_before_anything_is_asked(
     for move, zone_id in enumerate("BAB", 1):
         _end_backend(await _backend_of(database))
         moving = partial(user_crud.move_user, user_id=1, zone_id=zone_id)
-        moved = await database.run_transaction(moving)
+        moved = await database.run_statements(moving)
         assert (moved.value.zone_id, moved.value.version) == (zone_id, 1 + move)
         _end_backend(await _backend_of(database))
         async with database.get_db(read_only=True) as reading:
@@ -182,7 +182,7 @@ async def test_a_connection_lost_at_the_heads_is_an_outage(
                 await asyncio.sleep(0.02)
             os.kill(waiting[0], signal.SIGTERM)
         assert isinstance(writer.result(), UnavailableError)
-    await postgres_database.run_transaction(moving)
+    await postgres_database.run_statements(moving)
     await other.close()
 
 
@@ -192,11 +192,9 @@ async def _waiting(database: Database) -> list[int]:
         return list((await connection.execute(WAITING)).scalars())
 
 
-async def _outcome(
-    database: Database, work: Callable[[AsyncSession], Awaitable[object]]
-) -> Exception | None:
+async def _outcome(database: Database, work: Callable[[Connection], object]) -> Exception | None:
     try:
-        await database.run_transaction(work)
+        await database.run_statements(work)
     except Exception as error:  # noqa: BLE001 - what it is is the question
         return error
     return None
