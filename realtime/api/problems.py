@@ -175,6 +175,18 @@ def describe(error: Exception) -> tuple[Kind, str, Fields]:
     return found.kind, f"{error}{found.hint}", fields
 
 
+def known_problem(error: Exception, path: str) -> Response:
+    """Answer with the problem that an error of the table is, and log an outage.
+
+    Raises:
+        KeyError: it is not in the table.
+    """
+    if isinstance(error, UnavailableError):
+        log = structlog.stdlib.get_logger("zonecast.http")
+        log.warning("unavailable", what=error.what, reason=error.reason, path=path)
+    return problem_response(*describe(error))
+
+
 def _validation_errors(error: RequestValidationError) -> Response:
     found: Sequence[Mapping[str, Any]] = error.errors()
     listed = [
@@ -207,10 +219,7 @@ def add_problem_handlers(app: FastAPI, methods_of: Mapping[str, Sequence[str]]) 
     """
 
     async def on_known(request: Request, error: Exception) -> Response:
-        if isinstance(error, UnavailableError):
-            log = structlog.stdlib.get_logger("zonecast.http")
-            log.warning("unavailable", what=error.what, reason=error.reason, path=request.url.path)
-        return problem_response(*describe(error))
+        return known_problem(error, request.url.path)
 
     async def on_invalid(_request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from email.message import Message
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -47,6 +47,14 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
+
+
+GIVEN_UP: Final = "it was given up; whether a write was done is not known"
+
+
+def slow_body(timeout_s: float) -> ProblemError:
+    """Return the problem of a body that didn't arrive in time."""
+    return ProblemError(Kind.SLOW_REQUEST, f"send the body within {timeout_s:g} s")
 
 
 class JsonRequest(Request):
@@ -107,8 +115,7 @@ class BoundedRoute(APIRoute):
                     async with asyncio.timeout(settings.request_timeout_s):
                         await parsed.parse()
                 except TimeoutError:
-                    detail = f"send the body within {settings.request_timeout_s:g} s"
-                    raise ProblemError(Kind.SLOW_REQUEST, detail) from None
+                    raise slow_body(settings.request_timeout_s) from None
                 request = parsed
             try:
                 async with asyncio.timeout(self.bound_s(settings)) as bound:
@@ -116,8 +123,7 @@ class BoundedRoute(APIRoute):
             except TimeoutError:
                 if not bound.expired():
                     raise
-                detail = "it was given up; whether a write was done is not known"
-                raise ProblemError(Kind.TIMEOUT, detail) from None
+                raise ProblemError(Kind.TIMEOUT, GIVEN_UP) from None
 
         return handle
 

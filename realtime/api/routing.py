@@ -12,6 +12,7 @@ from realtime.api import (
     channels,
     documentation,
     health,
+    plain_transfers,
     problems,
     transfers,
     users,
@@ -46,4 +47,6 @@ def add_api(app: FastAPI) -> None:
             if isinstance(route, APIRoute):
                 methods_of[route.path].update(route.methods or ())
     problems.add_problem_handlers(app, {path: sorted(m) for path, m in methods_of.items()})
+    # The last one added is the outermost.
+    app.add_middleware(plain_transfers.PlainTransfers)
     app.add_middleware(Boundary, at_once={("GET", "/users-dict"): users_dict.NearAnswers()})
