@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -31,6 +32,8 @@ _ALLOW_COMMITS = """
     DROP SEQUENCE IF EXISTS refusals;
 """
 ALWAYS = 2**62
+RELEASE_TIMEOUT_S = 30
+_STILL_THERE = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
 
 @asynccontextmanager
@@ -89,10 +92,16 @@ class Connections:
                 return
             await self.take_free()
 
-    def release(self) -> None:
-        """Give all back."""
+    async def release(self) -> None:
+        """Give all back, and wait until the server has taken them."""
+        pids = [connection.get_server_pid() for connection in self._held]
         for connection in self._held:
             connection.terminate()
+        self._held.clear()
+        # A busy server counts them for a while, and would refuse whoever connects meanwhile.
+        async with asyncio.timeout(RELEASE_TIMEOUT_S):
+            while await self._own.fetchval(_STILL_THERE, pids):  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -104,7 +113,7 @@ async def free_connections_taken(server: PostgresServer) -> AsyncIterator[Connec
             await connections.take_free()
             yield connections
         finally:
-            connections.release()
+            await connections.release()
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ async def fill(breaker: Breaker) -> None:
     ):
         await connections.take_from_nodes()
         await breaker.wait(1, 6)
-        connections.release()
+        await connections.release()
 
 
 async def lock(breaker: Breaker) -> None:
