@@ -145,14 +145,20 @@ class ClusterBus:
                 self._drop(address)
             self._note_state()
 
-    async def subscribe(self, channel: str) -> bool:
-        """Register interest and wait at most `subscribe_confirm_s` for the confirmation.
+    async def subscribe(self, *channels: str) -> bool:
+        """Register interest and wait at most `subscribe_confirm_s` for the confirmation of all.
 
-        Returns at once when the channel's master is known to be down or deaf.
+        Does not wait for a master that is known to be down or deaf.
         """
-        shard = self._routes.get(channel) or self._shard_of(channel)
-        self._routes[channel] = shard
-        return shard is not None and await shard.subscribe(channel)
+        of_shard: dict[ShardBus | None, list[str]] = {}
+        for channel in channels:
+            shard = self._routes[channel] = self._routes.get(channel) or self._shard_of(channel)
+            of_shard.setdefault(shard, []).append(channel)
+        unserved = of_shard.pop(None, None)
+        confirmed = await asyncio.gather(
+            *(shard.subscribe(*theirs) for shard, theirs in of_shard.items() if shard is not None)
+        )
+        return not unserved and all(confirmed)
 
     def unsubscribe(self, channel: str) -> None:
         """Drop interest. Never awaits."""

@@ -111,9 +111,9 @@ class ProcessBus:
             self._pending.clear()
             self._room.set()
 
-    async def subscribe(self, channel: str) -> bool:
+    async def subscribe(self, *channels: str) -> bool:
         """Register interest; confirmed at once while the bus runs."""
-        self._channels.add(channel)
+        self._channels.update(channels)
         return self._listener is not None
 
     def unsubscribe(self, channel: str) -> None:

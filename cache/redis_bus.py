@@ -125,22 +125,20 @@ class RedisBus:
             self._health.fail(BusState.DOWN, "stopped")
             await self._publisher.aclose()
 
-    async def subscribe(self, channel: str) -> bool:
-        """Register interest and wait at most `subscribe_confirm_s` for the confirmation.
+    async def subscribe(self, *channels: str) -> bool:
+        """Register interest and wait at most `subscribe_confirm_s` for the confirmation of all.
 
         Returns at once when the bus is known to be down or deaf.
         """
-        self._subscriptions.want(channel)
-        if self._subscriptions.is_confirmed(channel):
-            return True
+        for channel in channels:
+            self._subscriptions.want(channel)
         # A connection that is not live yet is about to be: it is worth the wait.
-        confirmed = (
-            self._linked
-            and self.state is not BusState.DEAF
-            and await self._subscriptions.wait_confirmed(channel, self._config.subscribe_confirm_s)
-        )
+        is_worth_it = self._linked and self.state is not BusState.DEAF
+        timeout_s = self._config.subscribe_confirm_s if is_worth_it else 0
+        confirmed = await self._subscriptions.wait_confirmed(channels, timeout_s)
         if not confirmed:
-            self._subscriptions.note_unconfirmed(channel)
+            for channel in channels:
+                self._subscriptions.note_unconfirmed(channel)
         return confirmed
 
     def unsubscribe(self, channel: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.bus_config import BusKeys
@@ -17,6 +18,19 @@ class SubscriptionChange:
 
     def __bool__(self) -> bool:
         return bool(self.subscribe or self.unsubscribe)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Who waits for the confirmation of some channels, and of which still."""
+
+    missing: set[bytes]
+    all_confirmed: asyncio.Future[None]
+
+    def confirmed(self, key: bytes) -> None:
+        self.missing.discard(key)
+        if not self.missing and not self.all_confirmed.done():
+            self.all_confirmed.set_result(None)
 
 
 class Subscriptions:
@@ -36,7 +50,7 @@ class Subscriptions:
         self._unanswered: dict[bytes, int] = {}
         # A dict keeps the order in which interest arose.
         self._changed: dict[bytes, None] = {}
-        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[bytes, list[_Waiter]] = {}
         self._regaining: set[bytes] = set()
         self._late: set[bytes] = set()
         self._regained = True
@@ -81,18 +95,26 @@ class Subscriptions:
         """Tell whether what is published on the channel from now on will arrive."""
         return self._is_confirmed(self._keys.of_channel(channel))
 
-    async def wait_confirmed(self, channel: str, timeout_s: float) -> bool:
-        """Wait for the confirmation, at most `timeout_s`; returns whether it came. Cancel-safe."""
-        key = self._keys.of_channel(channel)
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(key, []).append(waiter)
+    async def wait_confirmed(self, channels: Sequence[str], timeout_s: float) -> bool:
+        """Wait until all are confirmed, at most `timeout_s`; returns whether they are.
+
+        Cancel-safe. Without a timeout nothing is awaited.
+        """
+        keys = map(self._keys.of_channel, channels)
+        missing = {key for key in keys if not self._is_confirmed(key)}
+        if not missing or timeout_s <= 0:
+            return not missing
+        waiter = _Waiter(missing, asyncio.get_running_loop().create_future())
+        for key in missing:
+            self._waiters.setdefault(key, []).append(waiter)
         try:
             async with asyncio.timeout(timeout_s):
-                await waiter
+                await waiter.all_confirmed
         except TimeoutError:
             return False
         finally:
-            if (waiters := self._waiters.get(key)) and waiter in waiters:
+            for key in waiter.missing:
+                waiters = self._waiters[key]
                 waiters.remove(waiter)
                 if not waiters:
                     del self._waiters[key]
@@ -143,8 +165,7 @@ class Subscriptions:
         if not self._is_confirmed(key):
             return
         for waiter in self._waiters.pop(key, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+            waiter.confirmed(key)
         self._regaining.discard(key)
         if key in self._late:
             self._late.discard(key)

@@ -139,27 +139,28 @@ class Admission:
     ) -> dict[str, Followed]:
         """Follow all channels, note in `held` what is to be released, and prepare resumes."""
         asked_s = asyncio.get_running_loop().time()
+        acquired = await self._follower.acquire_all(wanted)
+        held += wanted
+        prepared = dict(zip(wanted, acquired, strict=True))
 
-        async def prepare(channel: str, since: Position | None) -> Followed:
-            followed = await self._follower.acquire(channel)
-            held.append(channel)
+        async def prepare(channel: str, since: Position | None) -> None:
+            followed = prepared[channel]
             if channel in minima:
                 await self._minima.meet(followed, minima[channel], asked_s)
             if since is not None:
                 await self._prepare_resume(followed, since, asked_s)
-            return followed
 
-        names = list(wanted)
-        if len(names) == 1:
-            return {names[0]: await prepare(names[0], wanted[names[0]])}
-        results = await asyncio.gather(
-            *(prepare(name, wanted[name]) for name in names), return_exceptions=True
-        )
-        prepared: dict[str, Followed] = {}
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, BaseException):
-                raise result
-            prepared[name] = result
+        waits = [
+            prepare(channel, since)
+            for channel, since in wanted.items()
+            if channel in minima or not self._is_prepared(prepared[channel], since)
+        ]
+        if len(waits) == 1:
+            await waits[0]
+        elif waits:
+            results = await asyncio.gather(*waits, return_exceptions=True)
+            for failure in filter(None, results):
+                raise failure
         return prepared
 
     def _is_prepared(self, followed: Followed, since: Position | None) -> bool:

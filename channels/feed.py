@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from channels.admission import NO_MINIMA, Admission, Reply
 from channels.changes import Change, ChangePage, ChannelState
-from channels.digest import DigestAt
+from channels.digest import DigestAt, digest_in_pieces, digest_state
 from channels.encoded_users import EncodedUsers
 from channels.follower import Follower, UnknownChannelError
 from channels.head_checks import HeadChecks
@@ -158,6 +158,18 @@ class Feed:
         """Do the same if nothing has to be awaited: see `Admission.try_subscribe`."""
         return self._admission.try_subscribe(subscriber, wanted, reply)
 
+    def prepare(self, channels: Iterable[str]) -> list[str]:
+        """Begin to read those of some channels that are not at hand, which are wanted soon.
+
+        Never awaits or raises. Returns those to be given to `release`, once they were wanted.
+        """
+        return self.follower.prepare(channels)
+
+    def release(self, channels: Iterable[str]) -> None:
+        """Take back what `prepare` returned."""
+        for channel in channels:
+            self.follower.release(channel)
+
     def unsubscribe(self, subscriber: Subscriber[Any], channel: str) -> None:
         """End one subscription; unknown ones are ignored. Never awaits."""
         self._hub.detach(subscriber, channel)
@@ -197,14 +209,17 @@ class Feed:
         async with self._held_at(channel, minimum) as replica:
             if replica is not None:
                 return Snapshot(replica.position, replica.snapshot())
-        state = await self.read_state(channel)
+        return await self.read_snapshot(channel)
+
+    async def read_snapshot(self, channel: str) -> Snapshot:
+        """Return the database's own state, whatever this node holds. Raises as `snapshot`."""
+        state = await self._read_state(channel)
         if channel == DIRECTORY:
             return Snapshot(state.position, encode_state(state))
         encoded = await EncodedUsers.in_pieces(state)
         return Snapshot(state.position, encoded.body(state))
 
-    async def read_state(self, channel: str) -> ChannelState:
-        """Return the database's own state, whatever this node holds. Raises as `snapshot`."""
+    async def _read_state(self, channel: str) -> ChannelState:
         state = await self._log.read_state(channel)
         if state is None:
             raise UnknownChannelError(channel)
@@ -218,7 +233,13 @@ class Feed:
         async with self._held_at(channel, minimum) as replica:
             if replica is not None:
                 return DigestAt(channel, replica.position, replica.digest(), from_replica=True)
-        return DigestAt.of_state(await self.read_state(channel))
+        return await self.read_digest(channel)
+
+    async def read_digest(self, channel: str) -> DigestAt:
+        """Return the digest of the database's own state. Raises as `snapshot`."""
+        state = await self._read_state(channel)
+        digest = digest_state(state) if channel == DIRECTORY else await digest_in_pieces(state)
+        return DigestAt(channel, state.position, digest, from_replica=False)
 
     @contextlib.asynccontextmanager
     async def _held_at(

@@ -25,7 +25,8 @@ class Followed:
         is_forgotten: Nobody follows it any more; a read under way is for nothing.
         verified_s: When the database was last asked for head or state (monotonic).
         compared: The replica's position and the head at the last comparison of heads.
-        loading: The read of the state that is under way, shared by all who wait for it.
+        loading: Of the read of the state that is under way: whether there is such a channel;
+            shared by all who wait for it.
         recalling: The read of older changes that is under way, likewise.
     """
 
@@ -58,7 +59,7 @@ class Followed:
         self.waiting_max_changes = waiting_max_changes
         self.repair_at: asyncio.TimerHandle | None = None
         self.linger: asyncio.TimerHandle | None = None
-        self.loading: asyncio.Future[None] | None = None
+        self.loading: asyncio.Future[bool] | None = None
         self.recalling: asyncio.Future[None] | None = None
         self.compared: tuple[Position, Position | None] | None = None
         self.verified_s = -math.inf
@@ -75,6 +76,11 @@ class Followed:
     def applied_rev(self) -> int:
         """The replica's revision, 0 before it was read."""
         return 0 if self.replica is None else self.replica.rev
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a replica of it that lives."""
+        return self.replica is not None and not self.is_gone
 
     @property
     def is_behind(self) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from channels.changes import Change
 from channels.followed import Followed
+from channels.loads import Loads
 from channels.ports import Bus, BusMessage, ChangeLog, Observer
 from channels.positions import Position
 from channels.repairs import FollowerConfig, Repairs
@@ -68,6 +68,9 @@ class Follower:
             ended=ended,
             taken=self._taken,
         )
+        self._loads = Loads(
+            log, bus, tasks=tasks, slots=self.repairs.slots, take=self.repairs.take_loaded
+        )
         self.verify_wanted = asyncio.Event()
 
     @property
@@ -96,32 +99,62 @@ class Follower:
             UnknownChannelError: there is no such channel.
             UnavailableError: the database can't be asked.
         """
+        (followed,) = await self.acquire_all((channel,))
+        if not followed.is_there:
+            self.release(channel)
+            raise UnknownChannelError(channel)
+        return followed
+
+    async def acquire_all(self, channels: Collection[str]) -> list[Followed]:
+        """Follow channels until each is released, all or none; they are read together.
+
+        One may be gone again when the last is read. Cancel-safe. Raises as `acquire`.
+        """
+        wanted = [self._hold(channel) for channel in channels]
+        try:
+            absent = [followed for followed in wanted if not followed.is_there]
+            # A read may have asked before the zone was made, which our caller knows of.
+            early = {followed for followed in absent if followed.loading is not None}
+            unknown = await self._loads.load(absent)
+            again = [followed for followed in unknown if followed in early]
+            missed = await self._loads.load([each for each in again if not each.is_there])
+            lost = [each for each in unknown if each not in early or each in missed]
+        except BaseException:
+            self._release_all(channels)
+            raise
+        if lost:
+            self._release_all(channels)
+            raise UnknownChannelError(lost[0].channel)
+        return wanted
+
+    def _release_all(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self.release(channel)
+
+    def prepare(self, channels: Iterable[str]) -> list[str]:
+        """Hold those of some channels that are not at hand, and begin to read them together.
+
+        Whoever acquires one of them soon waits less for it. Never awaits.
+
+        Returns:
+            Those to be released, whatever becomes of them.
+        """
+        wanted = [self._hold(channel) for channel in channels if self.at_hand(channel) is None]
+        self._loads.begin(wanted)
+        return [followed.channel for followed in wanted]
+
+    def _hold(self, channel: str) -> Followed:
         followed = self._followed.get(channel)
         if followed is None:
             limit = self._config.resume_max_changes
             followed = self._followed[channel] = Followed(channel, waiting_max_changes=limit)
         self.hold(followed)
-        try:
-            if followed.replica is None or followed.is_gone:
-                began_before = followed.loading is not None
-                await self._load(followed)
-                if began_before and (followed.replica is None or followed.is_gone):
-                    # It may have asked before the zone was made, which our caller knows of.
-                    await self._load(followed)
-        except BaseException:
-            self.release(channel)
-            raise
-        if followed.replica is None or followed.is_gone:
-            self.release(channel)
-            raise UnknownChannelError(channel)
         return followed
 
     def at_hand(self, channel: str) -> Followed | None:
         """Return a channel whose replica is live, so that `hold` is all that `acquire` does."""
         followed = self._followed.get(channel)
-        if followed is None or followed.replica is None or followed.is_gone:
-            return None
-        return followed
+        return followed if followed is not None and followed.is_there else None
 
     def hold(self, followed: Followed) -> None:
         """Keep a channel followed until `release`."""
@@ -129,9 +162,6 @@ class Follower:
         if followed.linger is not None:
             followed.linger.cancel()
             followed.linger = None
-
-    async def _load(self, followed: Followed) -> None:
-        await self.repairs.load(followed, partial(self._bus.subscribe, followed.channel))
 
     def release(self, channel: str) -> None:
         """Take back one `acquire`; the last one ends the following, after a while."""

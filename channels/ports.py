@@ -42,6 +42,13 @@ class ChangeLog(Protocol):
         Returns `None` when there is no such channel (a zone that was never made, or is gone).
         """
 
+    async def read_states(self, channels: Sequence[str]) -> dict[str, ChannelState | None]:
+        """Read the states of some channels as `read_state` does, all in one snapshot.
+
+        The first is always among them. Those that would make the answer too large are left
+        out: they are to be asked for again.
+        """
+
     async def read_changes(self, channel: str, since_rev: int, limit: int) -> ChangePage | None:
         """Read up to `limit` changes after `since_rev`, with head and floor, in one snapshot.
 
@@ -115,10 +122,10 @@ class Bus(Protocol):
     async def run(self, listener: BusListener) -> None:
         """Deliver to `listener` until cancelled; only cancellation ends it."""
 
-    async def subscribe(self, channel: str) -> bool:
-        """Register interest and wait, bounded (250 ms), for the confirmation.
+    async def subscribe(self, *channels: str) -> bool:
+        """Register interest and wait, bounded (250 ms), for the confirmation of all.
 
-        Returns whether it was confirmed. Unconfirmed interest is kept: it is registered as
+        Returns whether all were confirmed. Unconfirmed interest is kept: it is registered as
         soon as the bus can, followed by `on_gap`. Never raises but on cancellation.
         """
 

@@ -33,11 +33,11 @@ class FollowerConfig:
     repair_max_concurrent: int = 8
 
 
-Register = Callable[[], Coroutine[None, None, object]]
-
-
 class Repairs:
-    """Reads of the log and of whole states, one at a time for each channel.
+    """Reads of the log, and of states anew, one at a time for each channel.
+
+    Attributes:
+        slots: Bounds how many questions to the log run at once, those of loads included.
 
     Args:
         log: The truth.
@@ -67,7 +67,7 @@ class Repairs:
         self._applied = applied
         self._ended = ended
         self._taken = taken
-        self._slots = asyncio.Semaphore(config.repair_max_concurrent)
+        self.slots = asyncio.Semaphore(config.repair_max_concurrent)
         self._is_over = False
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class Repairs:
         """Bring one replica to the head, by changes where they are retained, else anew."""
         failed = True
         try:
-            async with self._slots:
+            async with self.slots:
                 why_anew: str | None = cause
                 if cause not in {"epoch", "rewound"}:
                     why_anew = await self._repair_from_log(followed, cause)
@@ -193,37 +193,17 @@ class Repairs:
         followed.apply_waiting(self._applied)
         followed.known_rev = max(page.head.rev, replica.rev, *followed.waiting)
 
-    async def load(self, followed: Followed, register: Register) -> None:
-        """Read a channel's state for the first time, or again after its zone was gone.
+    def take_loaded(
+        self, followed: Followed, state: ChannelState | None, encoded: EncodedUsers | None
+    ) -> None:
+        """Make a state the replica's that was read for the first time, or after the zone was gone.
 
         Args:
-            followed: The channel.
-            register: Registers on the bus. It comes first, then the database is read: what
-                is committed in between is not missed.
-
-        Cancel-safe: whoever else waits for the same read gets it.
-
-        Raises:
-            UnavailableError: the database can't be asked.
+            followed: The channel, which somebody follows.
+            state: What was read; `None`: there is no such channel.
+            encoded: Its users.
         """
-        if followed.loading is None:
-            followed.loading = self._share(self._load(followed, register))
-        await asyncio.shield(followed.loading)
-
-    async def _load(self, followed: Followed, register: Register) -> None:
-        try:
-            await register()
-            while followed.is_repairing:
-                await followed.moved()
-            async with self._slots:
-                asked_s = asyncio.get_running_loop().time()
-                state = await self._log.read_state(followed.channel)
-            encoded = None if state is None else await EncodedUsers.in_pieces(state)
-            if not followed.is_forgotten:
-                followed.verified_s = asked_s
-                self._take(followed, state, "load", encoded)
-        finally:
-            followed.loading = None
+        self._take(followed, state, "load", encoded)
 
     async def _read_anew(self, followed: Followed, cause: str) -> None:
         state = await self._log.read_state(followed.channel)
@@ -319,7 +299,7 @@ class Repairs:
         try:
             oldest = replica.oldest_resumable_rev
             since_rev = max(0, replica.rev - self._config.resume_max_changes)
-            async with self._slots:
+            async with self.slots:
                 page = await self._log.read_changes(followed.channel, since_rev, oldest - since_rev)
                 if page is not None and since_rev < page.floor < oldest:
                     page = await self._log.read_changes(

@@ -63,6 +63,14 @@ def select_zones() -> Select[Any]:
     return select(*ZONE_COLUMNS)
 
 
+def select_zones_with_counts(max_users: int) -> Select[Any]:
+    """Select what clients see of zones, and their `users`: how many, counted to `max_users` + 1."""
+    few = select(USERS.c.id).where(USERS.c.zone_id == ZONES.c.zone_id).limit(max_users + 1)
+    inner = few.correlate(ZONES).subquery("few")
+    count = select(func.count()).select_from(inner).correlate(ZONES).scalar_subquery()
+    return select(*ZONE_COLUMNS, count.label("users"))
+
+
 def user_of(row: Row[Any]) -> events.User:
     """Make what clients see of a user from a row of `USER_COLUMNS`."""
     return events.User(row.id, row.global_id, row.name, row.zone_id, row.attributes, row.version)

@@ -24,9 +24,21 @@ class Backlog:
         task: Executes them; `None`: none is needed.
         turn: Held while a command is executed, so that it is one at a time.
         room: Where commands wait aside, which are in nobody's way.
+        prepared: Channels that are held because `commands` will want them.
+        is_prepared: Whether what `commands` will want was looked for.
     """
 
-    __slots__ = ("_waker", "commands", "message_bytes", "messages", "room", "task", "turn")
+    __slots__ = (
+        "_waker",
+        "commands",
+        "is_prepared",
+        "message_bytes",
+        "messages",
+        "prepared",
+        "room",
+        "task",
+        "turn",
+    )
 
     def __init__(self) -> None:
         self.commands: deque[Command] = deque()
@@ -35,6 +47,8 @@ class Backlog:
         self.task: asyncio.Task[None] | None = None
         self.turn = asyncio.Lock()
         self.room: WaitingRoom | None = None
+        self.prepared: list[str] = []
+        self.is_prepared = False
         self._waker: asyncio.Future[None] | None = None
 
     @property
@@ -57,6 +71,7 @@ class Backlog:
     def add_commands(self, commands: Sequence[Command]) -> None:
         """Take the rest of a message in."""
         self.commands.extend(commands)
+        self.is_prepared = False
 
     async def writable(self) -> None:
         """Wait until `wake`. One waits at a time, as it is its turn. Cancel-safe."""

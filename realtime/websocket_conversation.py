@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import islice
+from typing import Final
 
 import msgspec
 from structlog.stdlib import BoundLogger
 
 from channels.feed import Feed
-from channels.names import parse_channel
+from channels.names import InvalidChannelError, parse_channel
 from realtime.centrifuge_codec import (
     BadRequestError,
     ChannelRequest,
@@ -25,6 +27,9 @@ from realtime.waiting_room import Waiting, WaitingRoom
 from realtime.websocket_backlog import Backlog
 from realtime.websocket_commands import Commands, Work
 from realtime.websocket_session import Session
+
+EXECUTE_MAX_COMMANDS: Final = 100
+"""So many commands of one session are executed before others have the loop."""
 
 
 class Conversations:
@@ -73,10 +78,11 @@ class Conversations:
         for index, command in enumerate(commands):
             if session.close_code is not None:
                 return
-            work = self._execute(session, command)
+            pauses = index == EXECUTE_MAX_COMMANDS
+            work = partial(asyncio.sleep, 0) if pauses else self._execute(session, command)
             if work is not None:
                 backlog = _backlog_of(session)
-                backlog.add_commands(commands[index + 1 :])
+                backlog.add_commands(commands[index if pauses else index + 1 :])
                 backlog.task = self._tasks.create_task(self._catch_up(session, backlog, work))
                 return
 
@@ -85,22 +91,43 @@ class Conversations:
         try:
             while work is not None:
                 try:
+                    self._prepare(session, backlog)
                     await work()
                 except Exception as error:  # noqa: BLE001 - the boundary of the session's task.
                     self._fail_session(session, error)
                 work = self._next_work(session, backlog)
         finally:
             backlog.task = None
+            self._release(backlog)
             _drop_if_done(session, backlog)
+
+    def _prepare(self, session: Session, backlog: Backlog) -> None:
+        """Have what the commands behind the present one subscribe to read together with it."""
+        if backlog.is_prepared or not session.is_connected:
+            return
+        backlog.is_prepared = True
+        room = self._settings.max_subscriptions_per_connection - session.channel_count
+        channels = islice(filter(None, map(_subscribed, backlog.commands)), max(0, room))
+        backlog.prepared += self._feed.prepare(dict.fromkeys(channels))
+
+    def _release(self, backlog: Backlog) -> None:
+        self._feed.release(backlog.prepared)
+        backlog.prepared.clear()
 
     def _next_work(self, session: Session, backlog: Backlog) -> Work | None:
         """Execute what is queued until something has to be awaited."""
+        executed = 0
         while session.close_code is None:
             if backlog.commands:
+                if executed == EXECUTE_MAX_COMMANDS:
+                    return partial(asyncio.sleep, 0)
+                executed += 1
                 work = self._execute(session, backlog.commands.popleft())
                 if work is not None:
                     return work
-            elif backlog.messages:
+                continue
+            self._release(backlog)
+            if backlog.messages:
                 backlog.add_commands(self._read_message(session, backlog.take_message()))
             else:
                 session.resume_reading()
@@ -224,6 +251,15 @@ async def _hold_turn(backlog: Backlog, work: Work) -> None:
 async def _add_when_room(room: WaitingRoom, waiting: Waiting) -> None:
     await room.has_room()
     room.add(waiting)
+
+
+def _subscribed(command: Command) -> str | None:
+    """Return the channel that a command subscribes to, if it does and there may be such a one."""
+    request = _read(command, SubscribeRequest) if command.method == "subscribe" else None
+    try:
+        return None if request is None else parse_channel(request.channel)
+    except InvalidChannelError:
+        return None
 
 
 def _read(command: Command, kind: type[Params]) -> Params | None:

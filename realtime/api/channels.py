@@ -11,12 +11,10 @@ import msgspec
 from fastapi import Query, Request, Response
 
 from channels.changes import Change, ChangePage
-from channels.digest import DigestAt
 from channels.feed import UnknownChannelError
 from channels.names import zone_channel
 from channels.ports import UnavailableError
 from channels.positions import MAX_REV, InvalidPositionError, Position, parse_minima
-from channels.replica import encode_state
 from realtime.api.answers import (
     bounded,
     encode,
@@ -73,9 +71,8 @@ async def read_snapshot(
         body = bounded(snapshot.body, max_bytes, pages)
         return tagged_response(request, body, snapshot.position)
     # Later than any position heard of. No tag: rows written by hand don't move the position.
-    return raw_response(
-        bounded(encode_state(await node.feed.read_state(channel)), max_bytes, pages)
-    )
+    snapshot = await node.feed.read_snapshot(channel)
+    return raw_response(bounded(snapshot.body, max_bytes, pages))
 
 
 @router.get("/zones/{zone_id}/digest", response_model=DigestDocument)
@@ -96,7 +93,7 @@ async def read_digest(
     if source is None:
         found = await node.feed.digest(channel, minimum)
     else:
-        found = DigestAt.of_state(await node.feed.read_state(channel))
+        found = await node.feed.read_digest(channel)
     if not found.from_replica:
         return json_response(found.document())
     return tagged_response(request, encode(found.document()), found.position)

@@ -126,7 +126,7 @@ async def test_all_who_wait_are_told(subscriptions: Subscriptions) -> None:
     """Several waiters of one channel share its confirmation."""
     subscriptions.want("zone:A")
     async with asyncio.TaskGroup() as group:
-        waits = [group.create_task(subscriptions.wait_confirmed("zone:A", 5)) for _ in range(3)]
+        waits = [group.create_task(subscriptions.wait_confirmed(["zone:A"], 5)) for _ in range(3)]
         await asyncio.sleep(0)
         subscriptions.take_change(10)
         subscriptions.answered(A)
@@ -137,10 +137,10 @@ async def test_a_waiter_that_gives_up_takes_nothing_with_it(subscriptions: Subsc
     """One waiter's timeout or cancellation leaves the others waiting, and nothing behind."""
     subscriptions.want("zone:A")
     async with asyncio.TaskGroup() as group:
-        patient = group.create_task(subscriptions.wait_confirmed("zone:A", 5))
-        cancelled = group.create_task(subscriptions.wait_confirmed("zone:A", 5))
+        patient = group.create_task(subscriptions.wait_confirmed(["zone:A"], 5))
+        cancelled = group.create_task(subscriptions.wait_confirmed(["zone:A"], 5))
         await asyncio.sleep(0)
-        assert not await subscriptions.wait_confirmed("zone:A", 0.001)
+        assert not await subscriptions.wait_confirmed(["zone:A"], 0.001)
         cancelled.cancel()
         await asyncio.sleep(0)
         subscriptions.take_change(10)

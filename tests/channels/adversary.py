@@ -53,8 +53,8 @@ class RoughBus(WildBus):
         super().__init__()
         self._route = route
 
-    async def subscribe(self, channel: str) -> bool:
-        self.channels.add(channel)
+    async def subscribe(self, *channels: str) -> bool:
+        self.channels.update(channels)
         await asyncio.sleep(0.25 if self.state is BusState.DOWN else 0.002)
         return self.state is BusState.LIVE
 
@@ -113,6 +113,7 @@ class Arena:
         self.tasks = tasks
         self.truth = RecordedTruth(ZONES)
         self.truth.page_max_changes = 3
+        self.truth.answer_max_states = 2
         self.nodes = [ArenaNode(self.truth, self._route, tasks) for _ in range(2)]
         codec = PlainCodec()
         self.viewers = [

@@ -46,7 +46,7 @@ class Truth:
     `down` makes every question fail, `failing` those of a kind (state, changes, heads);
     `gate` holds questions until it is set; `paces` tells how long each next one takes, but
     `due_paces` precede it, by kind. `identity` is the database's, a part of every epoch.
-    A page of changes holds `page_max_changes`.
+    A page of changes holds `page_max_changes`, an answer `answer_max_states`.
     """
 
     def __init__(self, zones: Sequence[str]) -> None:
@@ -62,6 +62,7 @@ class Truth:
         self.paces: Iterator[Pace] = repeat((0, 0))
         self.due_paces: dict[str, list[Pace]] = {}
         self.page_max_changes = 1_000
+        self.answer_max_states = 1_000
         self.asked: list[tuple[str, str]] = []
         self._tx = count(1)
         for zone_id in zones:
@@ -209,6 +210,11 @@ class Truth:
 
     async def read_state(self, channel: str) -> ChannelState | None:
         return await self._ask("state", channel, lambda: self.state(channel))
+
+    async def read_states(self, channels: Sequence[str]) -> dict[str, ChannelState | None]:
+        few = channels[: self.answer_max_states]
+        self.asked += [("state", channel) for channel in few[1:]]
+        return await self._ask("state", few[0], lambda: {name: self.state(name) for name in few})
 
     async def read_changes(self, channel: str, since_rev: int, limit: int) -> ChangePage | None:
         return await self._ask("changes", channel, lambda: self.page(channel, since_rev, limit))

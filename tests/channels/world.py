@@ -35,8 +35,8 @@ class WildBus:
         self.listener = listener
         await asyncio.Event().wait()
 
-    async def subscribe(self, channel: str) -> bool:
-        self.channels.add(channel)
+    async def subscribe(self, *channels: str) -> bool:
+        self.channels.update(channels)
         await asyncio.sleep(0)
         return True
 

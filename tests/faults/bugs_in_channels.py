@@ -15,22 +15,20 @@ BUGS_IN_CHANNELS: Final = (
         "Bounded staleness",
         (
             Edit(
-                "channels.repairs:Repairs._load",
+                "channels.loads:Loads._load",
                 """\
-        await register()
-        while followed.is_repairing:
-            await followed.moved()
-        async with self._slots:
-            asked_s = asyncio.get_running_loop().time()
-            state = await self._log.read_state(followed.channel)
+        await self._bus.subscribe(*(followed.channel for followed in batch))
+""",
+                "",
+            ),
+            Edit(
+                "channels.loads:Loads._load",
+                """\
+            for channel, state in states.items():
 """,
                 """\
-        while followed.is_repairing:
-            await followed.moved()
-        async with self._slots:
-            asked_s = asyncio.get_running_loop().time()
-            state = await self._log.read_state(followed.channel)
-        reached(await register())
+            reached(await self._bus.subscribe(*left))
+            for channel, state in states.items():
 """,
             ),
         ),
