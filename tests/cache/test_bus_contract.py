@@ -115,6 +115,18 @@ async def test_interest_is_a_set(bus_pair: Pair) -> None:
     assert reader.listener.revs("zone:A") == [1]
 
 
+async def test_interest_in_many_channels_is_confirmed_at_once(bus_pair: Pair) -> None:
+    """Nothing published from then on is missed on any of them."""
+    writer, reader = bus_pair
+    channels = [f"zone:{i}" for i in range(200)]
+    async with running(writer, reader):
+        assert await reader.bus.subscribe(*channels)
+        assert reader.bus.followed == len(channels)
+        await writer.bus.publish([transaction(1, *channels)])
+        for channel in channels:
+            await reader.listener.until_heard(channel, 1)
+
+
 async def test_what_is_published_after_the_confirmation_arrives(bus_pair: Pair) -> None:
     """True from `subscribe` means that nothing published from now on is missed."""
     writer, reader = bus_pair

@@ -46,7 +46,8 @@ class Truth:
     `down` makes every question fail, `failing` those of a kind (state, changes, heads);
     `gate` holds questions until it is set; `paces` tells how long each next one takes, but
     `due_paces` precede it, by kind. `identity` is the database's, a part of every epoch.
-    A page of changes holds `page_max_changes`, an answer `answer_max_states`.
+    A page of changes holds `page_max_changes`, an answer `answer_max_states`. `questions` counts
+    those for states, however many channels each is about.
     """
 
     def __init__(self, zones: Sequence[str]) -> None:
@@ -64,6 +65,7 @@ class Truth:
         self.page_max_changes = 1_000
         self.answer_max_states = 1_000
         self.asked: list[tuple[str, str]] = []
+        self.questions = 0
         self._tx = count(1)
         for zone_id in zones:
             self.zones[zone_id] = Zone(zone_id, zone_id, {})
@@ -212,6 +214,7 @@ class Truth:
         return await self._ask("state", channel, lambda: self.state(channel))
 
     async def read_states(self, channels: Sequence[str]) -> dict[str, ChannelState | None]:
+        self.questions += 1
         few = channels[: self.answer_max_states]
         self.asked += [("state", channel) for channel in few[1:]]
         return await self._ask("state", few[0], lambda: {name: self.state(name) for name in few})

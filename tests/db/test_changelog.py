@@ -73,6 +73,36 @@ async def test_state_of_directory_and_unassigned(
     assert (unassigned.zone, unassigned.zones, unassigned.position.rev) == (None, {}, 1)
 
 
+async def test_states_read_together_are_those_read_alone(
+    database: Database, log: DatabaseChangeLog, ada: User
+) -> None:
+    """Zones with users and without, and one that was never made."""
+    wanted = ["zone:A", "zone:Z", "zone:B"]
+    found = await log.read_states(wanted)
+    assert found == {channel: await log.read_state(channel) for channel in wanted}
+    assert found["zone:A"] is not None
+    assert list(found["zone:A"].users) == [1]
+
+
+async def test_states_of_many_users_are_left_out_but_the_first(
+    database: Database, log: DatabaseChangeLog, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large it is, whoever asks comes on."""
+    monkeypatch.setattr("db.changelog.ANSWER_MAX_USERS", 0)
+    assert list(await log.read_states(["zone:B", "zone:A"])) == ["zone:B"]
+    found = await log.read_states(["zone:A", "zone:B"])
+    assert found == {"zone:A": await log.read_state("zone:A")}
+
+
+async def test_directory_and_unassigned_are_read_alone(
+    database: Database, log: DatabaseChangeLog, ada: User
+) -> None:
+    """They are of another kind, and left out behind a zone."""
+    assert list(await log.read_states(["zones", "zone:A"])) == ["zones"]
+    found = await log.read_states(["zone:A", "unassigned", "zone:B", "zones"])
+    assert list(found) == ["zone:A", "zone:B"]
+
+
 async def test_no_state_of_a_zone_that_is_not_there(
     database: Database, log: DatabaseChangeLog, ada: User
 ) -> None:

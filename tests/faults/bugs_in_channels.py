@@ -17,18 +17,26 @@ BUGS_IN_CHANNELS: Final = (
             Edit(
                 "channels.loads:Loads._load",
                 """\
-        await self._bus.subscribe(*(followed.channel for followed in batch))
+    await self._bus.subscribe(*(followed.channel for followed in batch))
+    for followed in batch:
+        while followed.is_repairing:
+            await followed.moved()
+    left = {followed.channel: followed for followed in batch}
+    while left:
+        async with self._slots:
+            asked_s = asyncio.get_running_loop().time()
+            states = await self._log.read_states(list(left))
 """,
-                "",
-            ),
-            Edit(
-                "channels.loads:Loads._load",
                 """\
-            for channel, state in states.items():
-""",
-                """\
-            reached(await self._bus.subscribe(*left))
-            for channel, state in states.items():
+    for followed in batch:
+        while followed.is_repairing:
+            await followed.moved()
+    left = {followed.channel: followed for followed in batch}
+    while left:
+        async with self._slots:
+            asked_s = asyncio.get_running_loop().time()
+            states = await self._log.read_states(list(left))
+        reached(await self._bus.subscribe(*states))
 """,
             ),
         ),

@@ -51,6 +51,23 @@ async def test_commands_of_one_message_are_answered_in_one_message_in_order() ->
             assert [line["id"] for line in await talker.message()] == [1, 2, 3]
 
 
+async def test_what_one_message_subscribes_to_is_read_together_and_answered_in_order() -> None:
+    """Zones that nobody follows yet, one that doesn't exist, and commands in between."""
+    async with served() as world, world.talker() as talker:
+        world.commit((1, "B"))
+        subscribes = [
+            {"id": number, "subscribe": {"channel": f"zone:{zone_id}"}}
+            for number, zone_id in enumerate(("A", "none", "B"), 11)
+        ]
+        await talker.say(*subscribes, {"id": 14, "ping": {}})
+        lines = [await talker.line() for _ in range(4)]
+        assert [line["id"] for line in lines] == [11, 12, 13, 14]
+        assert lines[1]["error"]["code"] == 102
+        assert [user["id"] for user in lines[2]["subscribe"]["data"]["users"]] == [1]
+        # What isn't there is asked for again in its turn.
+        assert world.truth.questions == 2
+
+
 async def test_replies_keep_the_order_of_commands_while_one_waits() -> None:
     """A quick command behind a slow one is answered behind it."""
     async with served() as world, world.talker() as talker:
