@@ -117,11 +117,13 @@ class DatabaseChangeLog:
                 zone = zone_of(row)
             # `==` with None is IS NULL; both find their rows by the index.
             members = select_users().where(USERS.c.zone_id == zone_id)
-            found = await connection.execute(members.order_by(USERS.c.id))
+            # By a cursor: drivers make all rows of an answer in one step.
+            ordered = members.order_by(USERS.c.id).execution_options(yield_per=SLICE_ROWS)
             users: dict[int, events.User] = {}
-            while rows := found.fetchmany(SLICE_ROWS):
-                users.update((row.id, user_of(row)) for row in rows)
-                await asyncio.sleep(0)
+            async with connection.stream(ordered) as found:
+                async for rows in found.partitions():
+                    users.update((row.id, user_of(row)) for row in rows)
+                    await asyncio.sleep(0)
         return ChannelState(channel, head.position, zone, users, zones)
 
     async def read_states(self, channels: Sequence[str]) -> dict[str, ChannelState | None]:
