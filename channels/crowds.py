@@ -20,14 +20,16 @@ class Crowd:
         ready: The changes for them, whole transactions.
         waiting: Those that wait for the rest of a transaction.
         endings: The channels that end with `ready`.
+        is_plain: Whether `ready` is to be written, and nothing else is to be done.
     """
 
-    __slots__ = ("_frames", "endings", "ready", "waiting")
+    __slots__ = ("_frames", "endings", "is_plain", "ready", "waiting")
 
     def __init__(self, ready: Sequence[Change], waiting: Sequence[Change]) -> None:
         self.ready = ready
         self.waiting = waiting
         self.endings = [change.channel for change in ready if change.ends_channel]
+        self.is_plain = bool(ready) and not waiting and not self.endings
         self._frames: dict[Codec[Any], Any] = {}
 
     def frame(self, codec: Codec[Any]) -> Any:
