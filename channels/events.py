@@ -69,7 +69,21 @@ class ZoneDeleted(msgspec.Struct, frozen=True, tag="zone_deleted", tag_field="ty
     zone_id: str
 
 
-Event = Entered | Changed | Left | ZoneCreated | ZoneChanged | ZoneDeleted
+class Revoked(msgspec.Struct, frozen=True, tag="revoked", tag_field="type"):
+    """Tokens were taken back (on the nodes' own channel only): those of `sub`, or the one `jti`.
+
+    With `zones` they only lose the zones that match these patterns. `at_ms` is when (Unix ms):
+    tokens issued later are good. After `until_ms` none of them can still be alive.
+    """
+
+    sub: str | None
+    jti: str | None
+    zones: tuple[str, ...] | None
+    at_ms: int
+    until_ms: int
+
+
+Event = Entered | Changed | Left | ZoneCreated | ZoneChanged | ZoneDeleted | Revoked
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(tuple[Event, ...])

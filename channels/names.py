@@ -11,6 +11,9 @@ DIRECTORY: Final = "zones"
 UNASSIGNED: Final = "unassigned"
 """The channel of the users that are in no zone."""
 
+REVOCATIONS: Final = "revocations"
+"""The channel of revoked tokens, by which nodes tell each other; no client may name it."""
+
 ZONE_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
 _ZONE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -15,6 +15,7 @@ from channels.encoded_users import EncodedUsers
 from channels.events import (
     Changed,
     Entered,
+    Event,
     Left,
     User,
     Zone,
@@ -125,9 +126,7 @@ class Replica:
         self._snapshot = None
         self._digest = None
 
-    def _apply_event(
-        self, event: Entered | Changed | Left | ZoneCreated | ZoneChanged | ZoneDeleted
-    ) -> None:
+    def _apply_event(self, event: Event) -> None:
         match event:
             case Entered(user) | Changed(user):
                 self._encoded.put(user, self.users.get(user.id))

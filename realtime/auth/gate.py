@@ -1,0 +1,218 @@
+"""The gate: from what somebody shows to a principal. One a node, asked by every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import Scope as AsgiScope
+
+from realtime.auth.claims import ChannelGrant, channel_grant_of, principal_of
+from realtime.auth.credentials import NOTHING, Credentials, Source, read_credentials
+from realtime.auth.errors import Reason, RefusedError
+from realtime.auth.origins import Origins
+from realtime.auth.policy import Policy
+from realtime.auth.principal import ANYBODY, Principal
+from realtime.auth.revocations import Revocations
+from realtime.auth.tokens import TokenVerifier, UnknownKeyError
+
+
+class KeyFetcher(Protocol):
+    """Who can fetch keys that are not at hand."""
+
+    async def fetch(self, key_id: str) -> bool:
+        """Fetch the keys anew, shared with others who wait; tell whether this one may be there.
+
+        Raises:
+            UnavailableError: there are no keys, and they can't be fetched now.
+        """
+
+
+class Tickets(Protocol):
+    """Who redeems tickets."""
+
+    async def redeem(self, ticket: str) -> Principal | None:
+        """Take a ticket, which nobody can do a second time on any node; `None`: it is none.
+
+        Raises:
+            UnavailableError: the database can't be asked.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class GateRules:
+    """How credentials are accepted.
+
+    Attributes:
+        cookie_name: The session's cookie.
+        query_tokens: Whether a token is accepted in a URL.
+    """
+
+    cookie_name: str
+    query_tokens: bool
+
+
+class Gate:
+    """Lets in.
+
+    Whoever keeps a principal for longer than a request watches it (`revocations.watch`), and
+    ends what it was for at `principal.expires_at_s`, plus a grace where there is one.
+
+    Attributes:
+        policy: What principals may do.
+        revocations: What was taken back.
+        origins: Which pages may talk to us.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier | None,
+        *,
+        fetcher: KeyFetcher | None,
+        tickets: Tickets,
+        revocations: Revocations,
+        origins: Origins,
+        rules: GateRules,
+        refused: Callable[[Reason], None],
+    ) -> None:
+        """Make the gate.
+
+        Args:
+            verifier: Checks tokens; `None`: no key is set, and everybody is let in.
+            fetcher: Fetches keys; `None`: there are no others.
+            tickets: Redeems tickets.
+            revocations: What was taken back.
+            origins: Which pages may talk to us.
+            rules: How credentials are accepted.
+            refused: Told of each refusal, to count it.
+        """
+        self._verifier = verifier
+        self._fetcher = fetcher
+        self._tickets = tickets
+        self._rules = rules
+        self._refused = refused
+        self.policy = Policy()
+        self.revocations = revocations
+        self.origins = origins
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is set, so that everybody is `ANYBODY`."""
+        return self._verifier is None
+
+    def now_s(self) -> float:
+        """Return the wall clock by which tokens end, Unix seconds."""
+        return 0.0 if self._verifier is None else self._verifier.unix_s()
+
+    # What a request carries
+
+    def credentials(self, scope: AsgiScope) -> Credentials:
+        """Find what a request or handshake carries; nothing where no key is set.
+
+        Raises:
+            RefusedError: it is in a form or place that is not accepted, or a cookie that a
+                page of another origin made the browser send.
+        """
+        if self._verifier is None:
+            return NOTHING
+        with self._counted():
+            found = read_credentials(
+                scope,
+                cookie_name=self._rules.cookie_name,
+                query_tokens=self._rules.query_tokens,
+            )
+            if found.source is Source.COOKIE:
+                self.origins.check_cookie(scope)
+            return found
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """Return whom credentials are of.
+
+        Awaits only for a ticket, or a key to be fetched. Cancel-safe; a ticket may be lost then.
+
+        Raises:
+            RefusedError: they are of nobody.
+            UnavailableError: keys, tickets or revocations can't be asked now.
+        """
+        if self._verifier is None:
+            return ANYBODY
+        if credentials.source is Source.TICKET:
+            principal = await self._tickets.redeem(credentials.text)
+            with self._counted():
+                if principal is None or principal.is_expired(self.now_s()):
+                    raise RefusedError(Reason.TICKET, "the ticket was used, or is too old")
+                return self.revocations.check(principal)
+        return await self.authenticate_token(credentials.text)
+
+    # Tokens
+
+    def authenticate_now(self, token: str) -> Principal:
+        """Return whom a token is of, without waiting.
+
+        Raises:
+            UnknownKeyError: its key is not at hand; `authenticate_token` may find it.
+            RefusedError: it is not valid, or taken back.
+            UnavailableError: what was taken back is not known now.
+        """
+        if self._verifier is None:
+            return ANYBODY
+        with self._counted():
+            return self.revocations.check(self._principal_of(self._verifier, token))
+
+    async def authenticate_token(self, token: str) -> Principal:
+        """Return whom a token is of, fetching its key where needed. Cancel-safe.
+
+        Raises:
+            RefusedError: it is not valid, or taken back.
+            UnavailableError: keys or revocations can't be asked now.
+        """
+        if self._verifier is None:
+            return ANYBODY
+        await self._prepare(self._verifier, token)
+        return self.authenticate_now(token)
+
+    async def channel_grant(self, token: str, holder: Principal) -> ChannelGrant:
+        """Return what a subscription token grants to the holder of a connection. Cancel-safe.
+
+        Raises:
+            RefusedError: it is not valid, taken back, or somebody else's.
+            UnavailableError: keys or revocations can't be asked now.
+        """
+        verifier = self._verifier
+        if verifier is None:
+            raise RefusedError(Reason.NOT_HERE, "no tokens are used here")
+        await self._prepare(verifier, token)
+        with self._counted():
+            grant = channel_grant_of(
+                verifier.verify(token), verifier.rules.claims, verifier.unix_s()
+            )
+            if grant.principal.subject != holder.subject:
+                raise RefusedError(Reason.CLAIMS, "sub: the token is somebody else's")
+            self.revocations.check(grant.principal)
+            return grant
+
+    async def _prepare(self, verifier: TokenVerifier, token: str) -> None:
+        """Fetch keys until the token's is at hand, or is known not to be there."""
+        if self._fetcher is None or not token:
+            return
+        try:
+            verifier.verify(token)
+        except UnknownKeyError as error:
+            await self._fetcher.fetch(error.key_id)
+        except RefusedError:
+            pass
+
+    def _principal_of(self, verifier: TokenVerifier, token: str) -> Principal:
+        if not token:
+            raise RefusedError(Reason.MISSING, "send a token, as in Authorization: Bearer TOKEN")
+        return principal_of(verifier.verify(token), verifier.rules.claims, verifier.unix_s())
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            self._refused(error.reason)
+            raise
