@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from channels import events
 from channels.changes import Change, ChangePage, ChannelState, Part
-from channels.names import DIRECTORY, zone_id_of
+from channels.names import DIRECTORY, REVOCATIONS, zone_id_of
 from channels.positions import Position
 from db.engine import Database
 from db.head_reader import STAMP_POSTGRES, STAMP_SQLITE, HeadReader, UsersStamp
@@ -103,6 +103,9 @@ class DatabaseChangeLog:
             head = await self._read_head(connection, channel)
             if head is None:
                 return None
+            if channel == REVOCATIONS:
+                # What it is about is read by who follows it (`db.revocations`).
+                return ChannelState(channel, head.position, None, {}, {})
             zones: dict[str, events.Zone] = {}
             if channel == DIRECTORY:
                 query = select_zones().order_by(ZONES.c.zone_id)

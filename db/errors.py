@@ -7,6 +7,7 @@
     ├── ConflictError          a race lost, also after the tries allowed; trying again may work
     ├── VersionMismatchError   the caller's version is not the present one
     ├── InvalidValueError      a value that the tables can't hold
+    ├── FullError              a table that may have no more rows
     ├── OccupiedError          another node serves the database (`db.occupancy`)
     ├── PooledError            a pooler is in the way of what needs a session of its own
     ├── OtherDatabaseError     the pooler's address and the direct one lead to two databases
@@ -74,6 +75,20 @@ class ZoneOccupiedError(DatabaseError):
         super().__init__(f"zone {zone_id} is occupied by {users or 'some'} users")
         self.zone_id = zone_id
         self.users = users
+
+
+class FullError(DatabaseError):
+    """There are as many rows as there may be.
+
+    Attributes:
+        kind: `revocations` or `tickets`.
+        maximum: How many there may be.
+    """
+
+    def __init__(self, kind: str, maximum: int) -> None:
+        super().__init__(f"there are {maximum} {kind} already, and may be no more")
+        self.kind = kind
+        self.maximum = maximum
 
 
 class ConflictError(DatabaseError):

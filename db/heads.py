@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
 
-from channels.names import DIRECTORY, UNASSIGNED, ZONE_PREFIX
+from channels.names import DIRECTORY, REVOCATIONS, UNASSIGNED, ZONE_PREFIX
 from channels.positions import Position
 from db.identity import IDENTITY_SQL, client_epoch, process_identity
 from db.models import random_epoch
@@ -45,7 +45,7 @@ _RESTART_HEADS: Final = text(
 _ALL_HEADS: Final = text("SELECT channel FROM channel_heads")
 _ALL_CHANNELS: Final = text(
     "SELECT channel FROM channel_heads UNION SELECT :prefix || zone_id FROM zones"
-    " UNION SELECT :directory UNION SELECT :unassigned"
+    " UNION SELECT :directory UNION SELECT :unassigned UNION SELECT :revocations"
 )
 # One round trip from the first lock to the last row: whoever waits for these heads waits for
 # nothing but it and the COMMIT. All that is told is encoded before.
@@ -191,7 +191,12 @@ def renew(connection: Connection) -> int:
     channels = set(
         connection.execute(
             _ALL_CHANNELS,
-            {"prefix": ZONE_PREFIX, "directory": DIRECTORY, "unassigned": UNASSIGNED},
+            {
+                "prefix": ZONE_PREFIX,
+                "directory": DIRECTORY,
+                "unassigned": UNASSIGNED,
+                "revocations": REVOCATIONS,
+            },
         ).scalars()
     )
     missing = channels.difference(connection.execute(_ALL_HEADS).scalars())

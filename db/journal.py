@@ -14,7 +14,7 @@ from sqlalchemy.engine import Transaction as DriverTransaction
 
 from channels import events
 from channels.changes import Change, Transaction
-from channels.names import zone_channel
+from channels.names import REVOCATIONS, zone_channel
 from db import heads
 from db.errors import UncapturedWriteError
 from db.net_effect import UserBefore, UserEffect, ZoneEffect, created_zones, events_by_channel
@@ -71,7 +71,7 @@ class Journal:
     driver_transaction: DriverTransaction
     outlet: Outlet | None
     recorded: Transaction | None = None
-    _touches: list[_UserTouch | _ZoneTouch] = field(default_factory=list)
+    _touches: list[_UserTouch | _ZoneTouch | events.Revoked] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
 
     @classmethod
@@ -118,6 +118,10 @@ class Journal:
         """Note a write to a zone; `existed`: it was there right before this write."""
         self._touches.append(_ZoneTouch(zone_id, existed))
 
+    def touch_revocation(self, revoked: events.Revoked) -> None:
+        """Note that tokens were taken back."""
+        self._touches.append(revoked)
+
     def begin_savepoint(self) -> None:
         """Note that a savepoint begins."""
         self._marks.append(len(self._touches))
@@ -140,6 +144,9 @@ class Journal:
         users = _user_effects(connection, [t for t in touches if isinstance(t, _UserTouch)])
         zones = _zone_effects(connection, [t for t in touches if isinstance(t, _ZoneTouch)])
         told = events_by_channel(users, zones)
+        revoked = tuple(t for t in touches if isinstance(t, events.Revoked))
+        if revoked:
+            told[REVOCATIONS] = revoked
         if told:
             created = [zone_channel(zone_id) for zone_id in created_zones(zones)]
             self.recorded = _write(connection, told, created)

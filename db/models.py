@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
 
-from channels.names import DIRECTORY, UNASSIGNED, is_zone_id
+from channels.names import DIRECTORY, REVOCATIONS, UNASSIGNED, is_zone_id
 from channels.positions import MAX_REV
 from db.errors import InvalidValueError
 from db.types import RowId, UtcDateTime, utc_now
@@ -30,7 +30,7 @@ from db.types import RowId, UtcDateTime, utc_now
 MAX_ID: Final = MAX_REV
 """The largest id that every client's number type holds exactly."""
 MAX_NAME_CHARS: Final = 200
-STATIC_CHANNELS: Final = (UNASSIGNED, DIRECTORY)
+STATIC_CHANNELS: Final = (REVOCATIONS, UNASSIGNED, DIRECTORY)
 """The channels that exist from the beginning."""
 
 
@@ -168,6 +168,44 @@ class ChangeRow(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime())
     span: Mapped[int]
     events: Mapped[list[dict[str, Any]]] = mapped_column(JSON())
+
+
+class Revocation(Base):
+    """Tokens that were taken back.
+
+    Attributes:
+        id: A hash of what is taken back, so that the same again is the same row.
+        sub: Whose tokens; or else:
+        jti: Which token.
+        zones: Patterns of the zones that they lose; `None`: they are good for nothing.
+        at_ms: When, Unix milliseconds; tokens issued later are good.
+        until_ms: When none of them can be alive any more.
+    """
+
+    __tablename__ = "revocations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sub: Mapped[str | None] = mapped_column(String(255))
+    jti: Mapped[str | None] = mapped_column(String(255))
+    zones: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+    until_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class Ticket(Base):
+    """What lets somebody in once, in the place of a token.
+
+    Attributes:
+        digest: SHA-256 of the ticket.
+        principal: Whom it lets in.
+        until_ms: When it ends, Unix milliseconds.
+    """
+
+    __tablename__ = "tickets"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    principal: Mapped[dict[str, Any]] = mapped_column(JSON())
+    until_ms: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 @event.listens_for(ChannelHead.__table__, "after_create")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from channels import events
+from channels.zone_grants import ALL_ZONES, ZoneGrant
 from db.errors import (
     DuplicateError,
     InvalidValueError,
@@ -20,6 +21,7 @@ from db.models import User
 from db.moves import hold_zones, insert_users, lock_users, move_one, move_one_of_session, move_users
 from db.rows import USERS, among, dict_of_users, select_users_dict
 from db.translation import driver_errors
+from db.zone_filter import within
 
 CHANGEABLE: Final = frozenset({"global_id", "name", "zone_id", "attributes"})
 
@@ -49,6 +51,13 @@ class Transfer:
     global_id: int | None = None
     zone_id: str | None
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """The user as `hold_users` names it."""
+        if self.user_id is not None:
+            return "id", self.user_id
+        return "global_id", self.global_id or 0
+
 
 async def get_all_users(
     db: AsyncSession,
@@ -57,9 +66,13 @@ async def get_all_users(
     *,
     zone_id: str | None = None,
     global_id: int | None = None,
+    grant: ZoneGrant = ALL_ZONES,
 ) -> list[User]:
-    """Return a page of users in the order of their ids, of all or of those that match."""
-    query = select(User).order_by(User.id).offset(skip).limit(limit)
+    """Return a page of users in the order of their ids, of all or of those that match.
+
+    Of users in zones outside of the grant nothing is told; pages are as if there were none.
+    """
+    query = _granted(db, select(User).order_by(User.id).offset(skip).limit(limit), grant)
     if zone_id is not None:
         query = query.where(User.zone_id == zone_id)
     if global_id is not None:
@@ -74,10 +87,47 @@ async def get_user_by_id(db: AsyncSession, user_id: int) -> User | None:
         return await db.get(User, user_id)
 
 
-async def count_users(db: AsyncSession) -> int:
-    """Count all users."""
+async def count_users(db: AsyncSession, grant: ZoneGrant = ALL_ZONES) -> int:
+    """Count all users, or those in granted zones."""
     with driver_errors():
-        return await db.scalar(select(func.count()).select_from(User)) or 0
+        return await db.scalar(_granted(db, select(func.count()).select_from(User), grant)) or 0
+
+
+def _granted(db: AsyncSession, query: Select[Any], grant: ZoneGrant) -> Select[Any]:
+    if grant.has_all:
+        return query
+    return query.where(within(USERS.c.zone_id, grant, db.get_bind().dialect.name))
+
+
+async def hold_users(
+    db: AsyncSession,
+    *,
+    user_ids: Sequence[int] = (),
+    global_ids: Sequence[int] = (),
+    into: Collection[str] = (),
+) -> dict[tuple[str, int], str | None]:
+    """Lock users until the transaction ends, so that they stay in the zones where they are.
+
+    Zones that they are to go `into` come first, as `hold_zones` has it.
+
+    Returns:
+        Their zones, by `("id", user_id)` and by `("global_id", global_id)`; who is not there is
+        missing.
+    """
+    dialect = db.get_bind().dialect.name
+    with driver_errors():
+        _ = await hold_zones(db, into)
+        users = await lock_users(
+            db,
+            or_(
+                among(USERS.c.id, list(user_ids), dialect),
+                among(USERS.c.global_id, list(global_ids), dialect),
+            ),
+        )
+    zones: dict[tuple[str, int], str | None] = {}
+    for user in users:
+        zones["id", user.id] = zones["global_id", user.global_id] = user.zone_id
+    return zones
 
 
 async def get_users_dict(db: AsyncSession) -> dict[int, dict[str, Any]]:

@@ -9,19 +9,26 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
+from channels.zone_grants import ALL_ZONES, ZoneGrant
 from db.errors import DuplicateError, InvalidValueError, NotFoundError, ZoneOccupiedError
 from db.models import Zone
 from db.moves import hold_zones, lock_users, move_users
-from db.rows import USERS
+from db.rows import USERS, ZONES
 from db.translation import driver_errors
+from db.zone_filter import within
 
 CHANGEABLE: Final = frozenset({"name", "attributes"})
 
 
-async def get_all_zones(db: AsyncSession, skip: int = 0, limit: int = 100) -> list[Zone]:
-    """Return a page of zones in the order of their ids, without their users."""
+async def get_all_zones(
+    db: AsyncSession, skip: int = 0, limit: int = 100, grant: ZoneGrant = ALL_ZONES
+) -> list[Zone]:
+    """Return a page of the granted zones in the order of their ids, without their users."""
+    query = select(Zone).order_by(Zone.zone_id).offset(skip).limit(limit)
+    if not grant.has_all:
+        query = query.where(within(ZONES.c.zone_id, grant, db.get_bind().dialect.name))
     with driver_errors():
-        return list(await db.scalars(select(Zone).order_by(Zone.zone_id).offset(skip).limit(limit)))
+        return list(await db.scalars(query))
 
 
 async def get_zone_by_id(db: AsyncSession, zone_id: str) -> Zone | None:

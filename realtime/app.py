@@ -34,6 +34,7 @@ from db.occupancy import occupy
 from db.retention import Retention, RetentionConfig
 from realtime import sse_endpoint
 from realtime.api import add_api
+from realtime.auth.assembly import running_gate
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
 from realtime.loop_lag import watch_loop_lag
@@ -102,6 +103,9 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 watch_loop_lag(metrics.loop_lagged),
             ):
                 tasks.create_task(work)
+            gate, tickets = await stack.enter_async_context(
+                running_gate(settings, feed, database, metrics, tasks)
+            )
             if settings.retention_interval_s:
                 retention = Retention(database, retention_config(settings, PRUNING_SLACK))
                 pruning = Pruning(retention, metrics, settings.retention_interval_s)
@@ -115,6 +119,8 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 feed=feed,
                 cache=cache,
                 metrics=metrics,
+                gate=gate,
+                tickets=tickets,
                 connections=Connections(room_for_connections(settings, raise_limit())),
                 tasks=tasks,
             )

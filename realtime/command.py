@@ -26,6 +26,8 @@ from db.errors import DatabaseError
 from db.retention import PruneReport, Retention
 from realtime.addresses import DEFAULT_URL, check_url
 from realtime.app import database_config, occupied, retention_config
+from realtime.auth.assembly import fixed_keys
+from realtime.auth.exposure import check_exposure
 from realtime.check_command import check_configuration
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
@@ -35,6 +37,7 @@ from realtime.replay_display import ReplayDisplay, summary
 from realtime.server import listening_socket
 from realtime.server import serve as serve_settings
 from realtime.settings import Settings, SettingsError, load_settings
+from realtime.token_command import TokenError, token
 from realtime.verify_command import verify
 from realtime.watch import watch_json, watch_table
 from realtime.watch_stream import WatchError, websocket_url
@@ -69,6 +72,7 @@ FAILURES: Final = (
     DatabaseError,
     ReplayError,
     SettingsError,
+    TokenError,
     UnavailableError,
     WatchError,
 )
@@ -76,13 +80,16 @@ FAILURES: Final = (
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - options of a command line.
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any that is free.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; more need Redis.")] = None,
     database_url: DatabaseOption = None,
     redis_url: Annotated[str | None, typer.Option(help="Redis; else ZONECAST_REDIS_URL.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    insecure: Annotated[  # noqa: FBT002 - an option of a command line.
+        bool, typer.Option("--insecure", help="Let in whoever can reach the address.")
+    ] = False,
 ) -> None:
     """Migrate the database, then serve until a signal ends it."""
     settings = load_settings(
@@ -92,11 +99,14 @@ def serve(
         database_url=database_url,
         redis_url=redis_url,
         log_level=log_level,
+        insecure=insecure or None,
     )
+    exposure = check_exposure(settings)
+    fixed_keys(settings)
     configure_logging(settings.log_level, settings.log_format)
     asyncio.run(_prepare(settings))
     with _listening(settings) as listener:
-        typer.echo(_where_to_look(_address(settings, listener)))
+        typer.echo(_where_to_look(_address(settings, listener), exposure))
         code = serve_settings(settings, listener)
     if code:
         raise CommandError("the server did not start, or failed; the log says why")
@@ -137,7 +147,7 @@ def _address(settings: Settings, listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _where_to_look(url: str) -> str:
+def _where_to_look(url: str, exposure: str) -> str:
     curl = f"curl -s {url}"
     json = "-H 'content-type: application/json' -d"
     lobby = '{"zone_id":"F1-Z1","name":"Lobby"}'
@@ -145,6 +155,7 @@ def _where_to_look(url: str) -> str:
     return "\n".join(
         (
             f"Zonecast serves on {url}",
+            f"  entry       {exposure}",
             f"  API         {url}/docs    {url}/readyz    {url}/metrics",
             f"  WebSocket   {websocket_url(url)}  (Centrifuge client SDKs)",
             f"  a zone      {curl}/zones {json} '{lobby}'",
@@ -288,6 +299,7 @@ def _write_line(line: str) -> None:
 
 app.command()(verify)
 app.command("check")(check_configuration)
+app.command()(token)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from cache.cache_config import CacheStats
 from channels.subscribers import Start
+from realtime.auth.errors import Reason
 from realtime.cache_figures import CacheFigures
 from realtime.logs import PacedLog
 
@@ -67,6 +68,7 @@ class Metrics:
         self._count_changes()
         self._count_repairs()
         self._count_requests()
+        self._count_entries()
         self.registry.register(self._cache)
         self.registry.register(self._node)
         ProcessCollector(registry=self.registry)
@@ -160,6 +162,17 @@ class Metrics:
             "route",
             "method",
         )
+
+    def _count_entries(self) -> None:
+        self._refusals = self._counter(
+            "auth_failures", "Whoever was not let in, by reason.", "reason"
+        )
+        for reason in Reason:
+            self._refusals.labels(reason.value)
+
+    def entry_refused(self, reason: Reason) -> None:
+        """Count somebody who was not let in."""
+        self._refusals.labels(reason.value).inc()
 
     def connection_opened(self, transport: str) -> None:
         """Count a connection that was taken in. `transport`: websocket, sse."""

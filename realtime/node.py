@@ -11,6 +11,8 @@ from channels.feed import Feed
 from channels.ports import Bus
 from db.changelog import DatabaseChangeLog
 from db.engine import Database
+from realtime.auth.gate import Gate
+from realtime.auth.tickets import DatabaseTickets
 from realtime.connections import Connections
 from realtime.metrics import Metrics
 from realtime.settings import Settings
@@ -24,6 +26,8 @@ class Node:
         node_id: Unique for this start of this process, shown to clients.
         tasks: Owns what outlasts no connection but runs beside its handler; whoever starts
             something there also ends it, and nothing that it raises may leave it.
+        gate: Who is let in, and the policy that every path asks.
+        tickets: Issues tickets.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
         tasks: For what has to be awaited and belongs to no request. A task that fails ends the
             node, so each handles its own errors.
@@ -39,6 +43,8 @@ class Node:
     metrics: Metrics
     connections: Connections
     tasks: asyncio.TaskGroup
+    gate: Gate
+    tickets: DatabaseTickets
 
 
 class HasApp(Protocol):

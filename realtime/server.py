@@ -7,6 +7,7 @@ import os
 import socket
 
 from realtime.app import build_app
+from realtime.secret_files import SUFFIX
 from realtime.settings import PREFIX, Settings
 from realtime.websocket_server import Server, server_config
 from realtime.workers import Workers
@@ -63,4 +64,6 @@ def export(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None:
             secret = getattr(value, "get_secret_value", None)
+            # What its file holds is read, and both at once would be refused.
+            os.environ.pop((PREFIX + name + SUFFIX).upper(), None)
             os.environ[PREFIX + name.upper()] = str(secret() if secret else value)

@@ -11,8 +11,10 @@ from prometheus_client.exposition import choose_encoder
 from channels.ports import BusState, UnavailableError
 from db import migrate
 from realtime.api.answers import json_response
+from realtime.api.guard import known_principal
 from realtime.api.problems import Kind, ProblemError
 from realtime.api.routes import new_router
+from realtime.auth.policy import Action
 from realtime.node import Node, node_of
 from realtime.node_figures import count_queued_bytes, describe_node
 
@@ -25,7 +27,8 @@ router = new_router("operation")
 @router.get("/healthz")
 async def read_health(request: Request) -> Response:
     """200 while the process answers at all; no other part of the service is asked."""
-    return json_response({"status": "alive", "node": node_of(request).node_id})
+    details = {"node": node_of(request).node_id} if await _shows_details(request) else {}
+    return json_response({"status": "alive", **details})
 
 
 @router.get("/readyz")
@@ -36,9 +39,20 @@ async def read_readiness(request: Request) -> Response:
     """
     node = node_of(request)
     reasons = await find_reasons(node)
+    shows_details = await _shows_details(request)
+    if reasons and not shows_details:
+        raise ProblemError(Kind.NOT_READY, "the reasons are for tokens with scope admin")
     if reasons:
         raise ProblemError(Kind.NOT_READY, "; ".join(reasons), {"reasons": reasons})
-    return json_response({"status": "ready", "node": node.node_id})
+    details = {"node": node.node_id} if shows_details else {}
+    return json_response({"status": "ready", **details})
+
+
+async def _shows_details(request: Request) -> bool:
+    """Tell whether who asks may know how the node is, and which one it is."""
+    policy = node_of(request).gate.policy
+    principal = await known_principal(request)
+    return principal is not None and policy.allows(principal, Action.READ_HEALTH_DETAILS)
 
 
 async def find_reasons(node: Node) -> list[str]:
@@ -54,6 +68,7 @@ async def find_reasons(node: Node) -> list[str]:
     since_ms = node.feed.stale_since_ms
     if since_ms is not None:
         reasons.append(f"changes could not be verified since {since_ms} (Unix ms)")
+    reasons += node.gate.unready_reasons()
     return reasons
 
 

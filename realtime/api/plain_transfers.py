@@ -54,6 +54,10 @@ class PlainTransfers:
             await self._app(scope, receive, send)
             return
         node = node_of(Request(scope))
+        if not node.gate.is_open:
+            # Which zones a token grants is for the route to look at.
+            await self._app(scope, receive, send)
+            return
         begun: list[Message] = []
         response = await self._answer(node, scope, receive, user_id, begun)
         if response is None:

@@ -21,6 +21,7 @@ from channels.ports import UnavailableError
 from db.errors import (
     ConflictError,
     DuplicateError,
+    FullError,
     InvalidValueError,
     NotFoundError,
     OutcomeUnknownError,
@@ -28,6 +29,7 @@ from db.errors import (
     VersionMismatchError,
     ZoneOccupiedError,
 )
+from realtime.auth.errors import AuthError, ForbiddenError, Reason, RefusedError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
@@ -42,6 +44,9 @@ class Kind(Enum):
 
     UNPARSABLE = (400, "The body cannot be read as JSON")
     INVALID_HEADER = (400, "A header cannot be read")
+    UNAUTHENTICATED = (401, "A valid token is needed")
+    FORBIDDEN = (403, "The token does not grant this")
+    FORBIDDEN_ORIGIN = (403, "The page may not use the service")
     NOT_FOUND = (404, "There is no such thing")
     SLOW_REQUEST = (408, "The body did not arrive in time")
     DUPLICATE = (409, "It exists already")
@@ -56,6 +61,7 @@ class Kind(Enum):
     NOT_READY = (503, "The node should get no traffic")
     UNAVAILABLE = (503, "Something that this needs cannot be asked now")
     LOCKED = (503, "Another transaction holds what this would change")
+    FULL = (503, "There may be no more of these")
     OVERLOADED = (503, "The node takes no more connections")
     TIMEOUT = (503, "The request took too long")
 
@@ -91,7 +97,12 @@ class ProblemError(HTTPException):
         self.fields = {} if fields is None else fields
 
 
-def problem_response(kind: Kind, detail: str, fields: Fields | None = None) -> Response:
+def problem_response(
+    kind: Kind,
+    detail: str,
+    fields: Fields | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Answer with a problem of this service; members that are `None` are left out."""
     body: dict[str, Any] = {
         "type": f"/problems/{kind.slug}",
@@ -100,7 +111,9 @@ def problem_response(kind: Kind, detail: str, fields: Fields | None = None) -> R
         "detail": detail,
     }
     body |= {name: value for name, value in (fields or {}).items() if value is not None}
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if kind.status == 503 else None
+    headers = dict(headers or {})
+    if kind.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
     return _respond(kind.status, body, headers)
 
 
@@ -136,6 +149,7 @@ class _Translation:
 TRANSLATIONS: Final[Mapping[type[Exception], _Translation]] = {
     NotFoundError: _Translation(Kind.NOT_FOUND, ("kind", "key", "index")),
     UnknownChannelError: _Translation(Kind.NOT_FOUND, ("channel",)),
+    FullError: _Translation(Kind.FULL, ("kind", "maximum")),
     DuplicateError: _Translation(Kind.DUPLICATE, ("kind", "key", "index")),
     ZoneOccupiedError: _Translation(
         Kind.ZONE_OCCUPIED,
@@ -187,6 +201,27 @@ def known_problem(error: Exception, path: str) -> Response:
     return problem_response(*describe(error))
 
 
+def challenge(error: AuthError) -> Response:
+    """Answer who may not (RFC 6750, section 3): 401 without a valid token, 403 with one."""
+    if isinstance(error, ForbiddenError):
+        value = f'Bearer realm="zonecast", error="insufficient_scope", scope="{error.scope}"'
+        fields = {"action": error.action, "scope": error.scope}
+        return problem_response(Kind.FORBIDDEN, error.detail, fields, {"WWW-Authenticate": value})
+    value = 'Bearer realm="zonecast"'
+    fields = {}
+    if isinstance(error, RefusedError):
+        fields = {"reason": error.reason.value}
+        if error.reason is not Reason.MISSING:
+            value += f', error="invalid_token", error_description="{error.detail}"'
+    return problem_response(Kind.UNAUTHENTICATED, str(error), fields, {"WWW-Authenticate": value})
+
+
+async def _on_auth_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, AuthError):
+        raise error
+    return challenge(error)
+
+
 def _validation_errors(error: RequestValidationError) -> Response:
     found: Sequence[Mapping[str, Any]] = error.errors()
     listed = [
@@ -236,6 +271,7 @@ def add_problem_handlers(app: FastAPI, methods_of: Mapping[str, Sequence[str]]) 
         return status_response(error.status_code, error.detail, headers)
 
     app.add_exception_handler(ProblemError, on_known)
+    app.add_exception_handler(AuthError, _on_auth_error)
     for known in TRANSLATIONS:
         app.add_exception_handler(known, on_known)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
 from email.message import Message
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute, _extract_endpoint_context
 from starlette.requests import ClientDisconnect
 
+from realtime.api.access import access_of
+from realtime.api.guard import Guard
 from realtime.api.problems import MEDIA_TYPE, Kind, ProblemError
 from realtime.node import node_of
 from realtime.settings import Settings
@@ -78,6 +81,11 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         """Return what `parse` found."""
+        return self.parsed
+
+    @property
+    def parsed(self) -> Any:
+        """What `parse` found."""
         return self._json
 
     def _check_type(self) -> None:
@@ -93,7 +101,10 @@ class JsonRequest(Request):
 
 
 class BoundedRoute(APIRoute):
-    """A route whose requests end within `request_timeout_s`."""
+    """A route whose requests end within `request_timeout_s`, held to what it needs."""
+
+    access = staticmethod(access_of)
+    """Where what it needs is found, by its methods and path."""
 
     @staticmethod
     def bound_s(settings: Settings) -> float:
@@ -106,26 +117,45 @@ class BoundedRoute(APIRoute):
         _extract_endpoint_context(self.endpoint)
         handler = super().get_route_handler()
         has_body = self.body_field is not None
+        access = self.access(frozenset(self.methods or ()), self.path)
 
         async def handle(request: Request) -> Response:
             settings = node_of(request).settings
+            guard = Guard(request, access)
+            async with _given_up_after(settings.request_timeout_s):
+                await guard.enter()
             if has_body:
-                parsed = JsonRequest(request.scope, request.receive)
-                try:
-                    async with asyncio.timeout(settings.request_timeout_s):
-                        await parsed.parse()
-                except TimeoutError:
-                    raise slow_body(settings.request_timeout_s) from None
+                parsed = await _read_body(request, settings.request_timeout_s)
+                guard.check_body(parsed.parsed)
                 request = parsed
-            try:
-                async with asyncio.timeout(self.bound_s(settings)) as bound:
-                    return await handler(request)
-            except TimeoutError:
-                if not bound.expired():
-                    raise
-                raise ProblemError(Kind.TIMEOUT, GIVEN_UP) from None
+            async with _given_up_after(self.bound_s(settings)):
+                response = await handler(request)
+            guard.leave()
+            return response
 
         return handle
+
+
+async def _read_body(request: Request, timeout_s: float) -> JsonRequest:
+    parsed = JsonRequest(request.scope, request.receive)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await parsed.parse()
+    except TimeoutError:
+        raise slow_body(timeout_s) from None
+    return parsed
+
+
+@contextlib.asynccontextmanager
+async def _given_up_after(timeout_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s) as bound:
+            yield
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        detail = "it was given up; whether a write was done is not known"
+        raise ProblemError(Kind.TIMEOUT, detail) from None
 
 
 class WaitingRoute(BoundedRoute):

@@ -11,15 +11,19 @@ from realtime.api import (
     admin,
     channels,
     documentation,
+    entries,
     health,
     plain_transfers,
     problems,
+    revoke,
     transfers,
     users,
     users_dict,
     zones,
 )
 from realtime.api.boundary import Boundary
+from realtime.api.cors import Cors
+from realtime.api.stream_entry import StreamEntry
 
 ROUTERS = (
     zones.router,
@@ -28,7 +32,9 @@ ROUTERS = (
     transfers.router,
     users_dict.router,
     health.router,
+    entries.router,
     admin.router,
+    revoke.router,
     documentation.router,
 )
 
@@ -49,4 +55,7 @@ def add_api(app: FastAPI) -> None:
     problems.add_problem_handlers(app, {path: sorted(m) for path, m in methods_of.items()})
     # The last one added is the outermost.
     app.add_middleware(plain_transfers.PlainTransfers)
+    app.add_middleware(StreamEntry)
     app.add_middleware(Boundary, at_once={("GET", "/users-dict"): users_dict.NearAnswers()})
+    # Around it, so that pages can read its problems, too.
+    app.add_middleware(Cors)

@@ -11,8 +11,10 @@ from db import user_crud
 from db.models import User
 from realtime.api.answers import document_of_user, write_response
 from realtime.api.documents import Destination, Transfers, UserDocument, UserIdInPath, UserList
+from realtime.api.guard import grant_of, hold_granted
 from realtime.api.routes import new_router
 from realtime.api.writes import write, write_statements
+from realtime.auth.policy import Action
 from realtime.node import Node, node_of
 
 router = new_router("transfers")
@@ -23,7 +25,18 @@ async def transfer_user(
     request: Request, user_id: UserIdInPath, destination: Destination
 ) -> Response:
     """Move one user; to the zone where it is, nothing happens."""
-    return await transfer(node_of(request), user_id, destination.zone_id)
+    if grant_of(request).has_all:
+        return await transfer(node_of(request), user_id, destination.zone_id)
+
+    async def work(session: AsyncSession) -> User:
+        await hold_granted(request, session, Action.MOVE_USER, [("id", user_id)])
+        return await user_crud.transfer_user_to_zone(session, user_id, destination.zone_id)
+
+    moved = await write(request, "transfer_user", work)
+    return write_response(
+        moved.positions, document_of_user(moved.value), version=moved.value.version
+    )
+
 
 
 async def transfer(node: Node, user_id: int, zone_id: str | None) -> Response:
@@ -44,7 +57,11 @@ async def transfer_users(request: Request, batch: Transfers) -> Response:
         for row in batch.transfers
     ]
 
+    into = {row.zone_id for row in rows}
+
     async def work(session: AsyncSession) -> list[User]:
+        users = [row.key for row in rows]
+        await hold_granted(request, session, Action.MOVE_USER, users, into, batch=True)
         return list(await user_crud.transfer_users(session, rows))
 
     moved = await write(request, "transfer_users", work)

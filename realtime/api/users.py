@@ -28,9 +28,11 @@ from realtime.api.documents import (
     UserPatch,
     ZoneIdInQuery,
 )
+from realtime.api.guard import grant_of, hold_granted, shown
 from realtime.api.preconditions import IF_MATCH
 from realtime.api.routes import new_router
 from realtime.api.writes import version_to_match, write
+from realtime.auth.policy import Action
 from realtime.node import node_of
 
 router = new_router("users")
@@ -88,19 +90,19 @@ async def list_users(
     zone_id: ZoneIdInQuery = None,
     global_id: IdInQuery = None,
 ) -> Response:
-    """Users in the order of their ids, all or those of a zone or with a global id."""
+    """Users of granted zones in the order of their ids, all or those of a zone or global id."""
     async with node_of(request).database.get_db(read_only=True) as session:
         users = await user_crud.get_all_users(
-            session, skip, limit, zone_id=zone_id, global_id=global_id
+            session, skip, limit, zone_id=zone_id, global_id=global_id, grant=grant_of(request)
         )
     return json_response({"users": [document_of_user(user) for user in users]})
 
 
 @router.get("/users/count", response_model=Count)
 async def count_users(request: Request) -> Response:
-    """How many users there are."""
+    """How many users there are in granted zones."""
     async with node_of(request).database.get_db(read_only=True) as session:
-        count = await user_crud.count_users(session)
+        count = await user_crud.count_users(session, grant_of(request))
     return json_response({"count": count})
 
 
@@ -109,6 +111,7 @@ async def read_user(request: Request, user_id: UserIdInPath) -> Response:
     """One user, with its version as the entity tag."""
     async with node_of(request).database.get_db(read_only=True) as session:
         user = require(await user_crud.get_user_by_id(session, user_id), "user", user_id)
+    user = shown(request, user)
     return tagged_response(request, encode(document_of_user(user)), user.version)
 
 
@@ -117,6 +120,7 @@ async def update_user(request: Request, user_id: UserIdInPath, patch: UserPatch)
     """Change a user's name, zone or attributes, with `If-Match` only at that version."""
 
     async def work(session: AsyncSession) -> User:
+        await hold_granted(request, session, Action.UPDATE_USER, [("id", user_id)])
         expected = await version_to_match(request, session, user_id)
         return await user_crud.update_user(
             session, user_id, patch.given(), expected_version=expected
@@ -132,6 +136,7 @@ async def delete_user(request: Request, user_id: UserIdInPath) -> Response:
     """Delete a user, with `If-Match` only at that version."""
 
     async def work(session: AsyncSession) -> None:
+        await hold_granted(request, session, Action.DELETE_USER, [("id", user_id)])
         expected = await version_to_match(request, session, user_id)
         await user_crud.delete_user(session, user_id, expected_version=expected)
 

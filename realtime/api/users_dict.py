@@ -14,6 +14,7 @@ from realtime.api.boundary import Answer
 from realtime.api.documents import UsersDictEntry
 from realtime.api.preconditions import quote_tag
 from realtime.api.routes import new_router
+from realtime.auth.policy import Action
 from realtime.node import Node, node_of
 from realtime.users_source import UsersSource
 
@@ -46,7 +47,7 @@ class NearAnswers:
             elif name in _OF_BODIES:
                 return None
         copy = node.cache.current()
-        if copy is None:
+        if copy is None or not node.gate.allows_now(scope, Action.READ_USERS_DICT):
             return None
         if copy is not self._copy:
             self._take(copy)

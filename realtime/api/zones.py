@@ -29,6 +29,7 @@ from realtime.api.documents import (
     ZoneList,
     ZonePatch,
 )
+from realtime.api.guard import grant_of
 from realtime.api.problems import Kind, ProblemError
 from realtime.api.routes import new_router
 from realtime.api.writes import refuse_if_match, write
@@ -55,9 +56,9 @@ async def create_zone(request: Request, zone: NewZone) -> Response:
 
 @router.get("/zones", response_model=ZoneList)
 async def list_zones(request: Request, skip: Skip = 0, limit: Limit = 100) -> Response:
-    """Zones in the order of their ids."""
+    """Granted zones in the order of their ids."""
     async with node_of(request).database.get_db(read_only=True) as session:
-        zones = await zone_crud.get_all_zones(session, skip, limit)
+        zones = await zone_crud.get_all_zones(session, skip, limit, grant_of(request))
     return json_response({"zones": [document_of_zone(zone) for zone in zones]})
 
 

@@ -44,7 +44,9 @@ class Credentials:
 NOTHING: Final = Credentials(Source.NONE)
 
 
-def read_credentials(scope: AsgiScope, *, cookie_name: str, query_tokens: bool) -> Credentials:
+def read_credentials(
+    scope: AsgiScope, *, cookie_name: str, query_tokens: bool, tickets: bool
+) -> Credentials:
     """Find the credentials of a request or of a WebSocket's handshake.
 
     An Authorization header wins over a ticket or token in the URL, and those over the cookie,
@@ -54,6 +56,7 @@ def read_credentials(scope: AsgiScope, *, cookie_name: str, query_tokens: bool) 
         scope: Of ASGI, `http` or `websocket`.
         cookie_name: The session's cookie.
         query_tokens: Whether a token is accepted in the URL.
+        tickets: Whether a ticket is: they are for what can't send a header.
 
     Raises:
         RefusedError: they are in a form, or in a place, that is not accepted.
@@ -64,6 +67,8 @@ def read_credentials(scope: AsgiScope, *, cookie_name: str, query_tokens: bool) 
         return Credentials(Source.HEADER, _bearer(authorization))
     query = _query(scope.get("query_string", b""))
     if ticket := query.get(TICKET_PARAMETER, ""):
+        if not tickets:
+            raise RefusedError(Reason.NOT_HERE, "tickets are for event streams and WebSockets")
         return Credentials(Source.TICKET, ticket)
     if token := query.get(TOKEN_PARAMETER, ""):
         if not query_tokens:

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from starlette.types import Scope as AsgiScope
 
+from channels.ports import UnavailableError
 from realtime.auth.claims import ChannelGrant, channel_grant_of, principal_of
 from realtime.auth.credentials import NOTHING, Credentials, Source, read_credentials
 from realtime.auth.errors import Reason, RefusedError
 from realtime.auth.origins import Origins
-from realtime.auth.policy import Policy
+from realtime.auth.policy import Action, Policy
 from realtime.auth.principal import ANYBODY, Principal
 from realtime.auth.revocations import Revocations
 from realtime.auth.tokens import TokenVerifier, UnknownKeyError
@@ -21,6 +22,10 @@ from realtime.auth.tokens import TokenVerifier, UnknownKeyError
 
 class KeyFetcher(Protocol):
     """Who can fetch keys that are not at hand."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there are keys."""
 
     async def fetch(self, key_id: str) -> bool:
         """Fetch the keys anew, shared with others who wait; tell whether this one may be there.
@@ -102,14 +107,29 @@ class Gate:
         """Whether no key is set, so that everybody is `ANYBODY`."""
         return self._verifier is None
 
+    def unready_reasons(self) -> list[str]:
+        """Tell why this node can't let anybody in now; nothing: it can."""
+        if self._verifier is None:
+            return []
+        reasons = []
+        if not self.revocations.is_ready:
+            reasons.append("the revocations were not read yet")
+        if self._fetcher is not None and not self._fetcher.is_ready:
+            reasons.append("the token keys cannot be fetched")
+        return reasons
+
     def now_s(self) -> float:
         """Return the wall clock by which tokens end, Unix seconds."""
         return 0.0 if self._verifier is None else self._verifier.unix_s()
 
     # What a request carries
 
-    def credentials(self, scope: AsgiScope) -> Credentials:
+    def credentials(self, scope: AsgiScope, *, tickets: bool = False) -> Credentials:
         """Find what a request or handshake carries; nothing where no key is set.
+
+        Args:
+            scope: Of ASGI.
+            tickets: Whether a ticket will do, as for event streams and WebSockets.
 
         Raises:
             RefusedError: it is in a form or place that is not accepted, or a cookie that a
@@ -118,14 +138,32 @@ class Gate:
         if self._verifier is None:
             return NOTHING
         with self._counted():
-            found = read_credentials(
-                scope,
-                cookie_name=self._rules.cookie_name,
-                query_tokens=self._rules.query_tokens,
-            )
-            if found.source is Source.COOKIE:
-                self.origins.check_cookie(scope)
-            return found
+            return self._find(scope, tickets=tickets)
+
+    def _find(self, scope: AsgiScope, *, tickets: bool) -> Credentials:
+        found = read_credentials(
+            scope,
+            cookie_name=self._rules.cookie_name,
+            query_tokens=self._rules.query_tokens,
+            tickets=tickets,
+        )
+        if found.source is Source.COOKIE:
+            self.origins.check_cookie(scope)
+        return found
+
+    def allows_now(self, scope: AsgiScope, action: Action) -> bool:
+        """Tell whether it is known without waiting that who sends a request may do something.
+
+        Counts nothing: whoever gets no for an answer is to be asked the long way.
+        """
+        if self._verifier is None:
+            return True
+        try:
+            found = self._find(scope, tickets=False)
+            principal = self.revocations.check(self._principal_of(self._verifier, found.text))
+        except (RefusedError, UnavailableError):
+            return False
+        return self.policy.allows(principal, action)
 
     async def authenticate(self, credentials: Credentials) -> Principal:
         """Return whom credentials are of.
@@ -145,6 +183,16 @@ class Gate:
                     raise RefusedError(Reason.TICKET, "the ticket was used, or is too old")
                 return self.revocations.check(principal)
         return await self.authenticate_token(credentials.text)
+
+    def check_alive(self, principal: Principal) -> None:
+        """Refuse a principal whose token has ended meanwhile.
+
+        Raises:
+            RefusedError: it has.
+        """
+        with self._counted():
+            if principal.is_expired(self.now_s()):
+                raise RefusedError(Reason.EXPIRED, "the token has expired meanwhile")
 
     # Tokens
 

@@ -11,9 +11,10 @@ from starlette.types import Scope as AsgiScope
 from realtime.auth.errors import Reason, RefusedError
 
 ANY: Final = "*"
+EXPOSED_HEADERS: Final = "ETag, Location, Retry-After, WWW-Authenticate, Zonecast-Positions"
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class InvalidOriginError(ValueError):
@@ -62,6 +63,23 @@ class Origins:
         origin = origin_of(scope)
         return origin is None or self._is_ours(scope, origin)
 
+    def answer_headers(self, scope: AsgiScope) -> dict[str, str]:
+        """Return what lets the page read the answer; of a foreign page nothing but `Vary`.
+
+        Answers of transports that don't go through the middleware carry it, too.
+        """
+        origin = origin_of(scope)
+        if origin is None or not self.allows(scope):
+            return {"Vary": "Origin"}
+        headers = {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+            "Vary": "Origin",
+        }
+        if self.allows_cookies(scope):
+            headers["Access-Control-Allow-Credentials"] = "true"
+        return headers
+
     def check_cookie(self, scope: AsgiScope) -> None:
         """Refuse a cookie that a foreign page made the browser send.
 
@@ -71,7 +89,7 @@ class Origins:
             RefusedError: the page may not use the session, or it isn't known which one it is.
         """
         origin = origin_of(scope)
-        if origin is None and scope.get("method", "GET") in _SAFE_METHODS:
+        if origin is None and scope.get("method", "GET") in SAFE_METHODS:
             return
         if origin is None or not self._is_ours(scope, origin):
             raise RefusedError(Reason.ORIGIN, "the session's cookie is not for pages elsewhere")

@@ -21,7 +21,7 @@ class Reach(Enum):
     EVERYTHING = "everything"
     """All zones there are: needs the pattern `*`, with nothing taken away."""
     GRANTED = "granted"
-    """As far as it is granted: who has few zones is shown few."""
+    """As far as it is granted: who has few zones is shown few. Those named must be granted."""
     NODE = "node"
     """The node itself, no zone."""
 
@@ -136,11 +136,11 @@ class Policy:
         if need.scope not in principal.scopes:
             return False
         match need.reach:
-            case Reach.ZONES:
+            case Reach.ZONES | Reach.GRANTED:
                 return all(principal.zones.has(zone_id) for zone_id in zones)
             case Reach.EVERYTHING:
                 return principal.zones.has_all
-            case Reach.GRANTED | Reach.NODE:
+            case Reach.NODE:
                 return True
 
     def allows_channel(self, principal: Principal, action: Action, channel: str) -> bool:

@@ -78,7 +78,7 @@ class Revocations:
         self._meanwhile: list[Revoked] | None = None
         self._watches = Watches()
         self._lost = asyncio.Event()
-        self._is_ready = False
+        self._ready = asyncio.Event()
         self._log = structlog.stdlib.get_logger("zonecast.auth")
         self.version = 0
         """Rises with each revocation heard of: who kept a principal asks again when it did."""
@@ -88,7 +88,7 @@ class Revocations:
     @property
     def is_ready(self) -> bool:
         """Whether the rows were read."""
-        return self._is_ready
+        return self._ready.is_set()
 
     def check(self, principal: Principal) -> Principal:
         """Return what is left of a principal.
@@ -100,7 +100,7 @@ class Revocations:
         since_ms = self._feed.stale_since_ms
         if since_ms is not None and self._unix_s() - since_ms / 1000 > self._unverified_max_s:
             raise UnavailableError("revocations", "the database is away for too long")
-        if not self._is_ready:
+        if not self.is_ready:
             raise UnavailableError("revocations", "they were not read yet")
         left = shrink(principal, self._known_of(principal))
         if left is None:
@@ -127,6 +127,10 @@ class Revocations:
 
     # Hearing of them
 
+    async def wait_ready(self) -> None:
+        """Wait until the rows were read. Cancel-safe."""
+        await self._ready.wait()
+
     async def run(self) -> None:
         """Follow the channel until cancelled."""
         while True:
@@ -152,11 +156,15 @@ class Revocations:
 
     def _take_all(self, rows: Sequence[Revoked]) -> None:
         self._by_subject, self._by_token = {}, {}
-        self._is_ready = True
+        self._ready.set()
         # What was heard of while they were read may be missing among them.
         meanwhile, self._meanwhile = self._meanwhile or [], None
         for revoked in (*rows, *meanwhile):
             self._take(revoked)
+
+    def take(self, revoked: Revoked) -> None:
+        """Take one that was committed, before the channel brings it. Never awaits."""
+        self._take(revoked)
 
     def _take(self, revoked: Revoked) -> None:
         if revoked.until_ms <= self._unix_s() * 1000:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import pytest
+
 from channels.changes import Change, ChannelState
 from channels.events import (
     Changed,
     Entered,
     Left,
+    Revoked,
     User,
     Zone,
     ZoneChanged,
@@ -55,6 +58,8 @@ class Picture:
             elif isinstance(event, ZoneDeleted):
                 self.zone = None
                 self.zones.pop(event.zone_id, None)
+            elif isinstance(event, Revoked):
+                pytest.fail("told on a channel that clients see")
             elif is_directory:
                 self.zones[event.zone.zone_id] = event.zone
             else:

@@ -170,7 +170,7 @@ async def test_plain_engine_and_session_are_captured() -> None:
         log = await session.execute(text("SELECT channel, rev FROM changes ORDER BY channel"))
         assert [tuple(row) for row in log] == [("zone:A", 1), ("zones", 1)]
         heads = await session.execute(text("SELECT channel FROM channel_heads ORDER BY channel"))
-        assert list(heads.scalars()) == ["unassigned", "zone:A", "zones"]
+        assert list(heads.scalars()) == ["revocations", "unassigned", "zone:A", "zones"]
     await engine.dispose()
 
 

@@ -244,10 +244,10 @@ async def test_users_dict_and_its_stamp(
     """The stamp of a copy is the present one until anything is committed."""
     stamp, users = await log.read_users_dict()
     assert users == {1001: {"id": 1, "name": "Ada", "zone_id": "A", "version": 1}}
-    assert stamp == UsersStamp(await database.identity(), 4, 2)
+    assert stamp == UsersStamp(await database.identity(), 5, 2)
     assert await log.read_stamp() == stamp
     await rename(database, "x")
-    assert await log.read_stamp() == UsersStamp(stamp.identity, 4, 3)
+    assert await log.read_stamp() == UsersStamp(stamp.identity, 5, 3)
 
 
 async def test_resync_begins_all_histories_anew(
@@ -263,7 +263,7 @@ async def test_resync_begins_all_histories_anew(
                 " SELECT 'H', name, created_at, updated_at FROM zones WHERE zone_id = 'A'"
             )
         )
-    assert await renew_epochs(database) == 5
+    assert await renew_epochs(database) == 6
     after = await log.read_heads(channels)
     assert all(after[channel].epoch != before[channel].epoch for channel in channels)
     assert await log.read_stamp() != stamp

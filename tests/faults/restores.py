@@ -21,7 +21,16 @@ from tests.servers import DATABASE, PostgresServer
 from tests.standbys import cut_off, remove_copy, start_standby
 
 POLL_S = 0.05
-TABLES = ("alembic_version", "changes", "channel_heads", "users", "users_id_seq", "zones")
+TABLES = (
+    "alembic_version",
+    "changes",
+    "channel_heads",
+    "revocations",
+    "tickets",
+    "users",
+    "users_id_seq",
+    "zones",
+)
 """With the sequence, in the order in which dumps have them."""
 PATIENCE_S = 15.0
 """The promise is 2 s from when the database answers; tests wait longer on a busy machine."""

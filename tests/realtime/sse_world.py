@@ -23,6 +23,7 @@ from realtime.sse_endpoint import routes
 from realtime.websocket_server import Server, server_config
 from tests.channels.world import NullObserver, Truth, WildBus
 from tests.realtime.event_source import EventSource, event_source
+from tests.realtime.open_gate import open_gate
 from tests.realtime.wire_world import StopServerError, until
 
 
@@ -124,5 +125,7 @@ def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup
         cache=unused,
         metrics=Metrics(),
         connections=Connections(settings.max_connections),
+        gate=open_gate(feed),
+        tickets=unused,
         tasks=tasks,
     )

@@ -130,9 +130,9 @@ async def test_the_command_prunes_once_and_tells_what_it_did(filled_url: str) ->
     """And does nothing the second time; a pipe gets one line and no progress bar."""
     code, printed, errors = await prune_command(filled_url, "--max-changes", "5")
     assert (code, errors) == (0, "")
-    assert printed == "deleted 15 changes in 1 of 3 channels\n"
+    assert printed == "deleted 15 changes in 1 of 4 channels\n"
     code, printed, _ = await prune_command(filled_url, "--max-changes", "5")
-    assert (code, printed) == (0, "deleted 0 changes in 0 of 3 channels\n")
+    assert (code, printed) == (0, "deleted 0 changes in 0 of 4 channels\n")
 
 
 async def test_the_command_refuses_to_keep_too_little(sqlite_url: str) -> None:
@@ -174,7 +174,7 @@ async def test_the_command_shows_its_progress_in_a_terminal(filled_url: str) -> 
     printed, _ = await process.communicate()
     shown = (await asyncio.to_thread(read, main_fd, 65_536)).decode()
     close(main_fd)
-    assert printed == b"deleted 15 changes in 1 of 3 channels\n"
+    assert printed == b"deleted 15 changes in 1 of 4 channels\n"
     assert "3/3" in shown
     assert "15 changes deleted" in shown
     database = Database(DatabaseConfig(filled_url))

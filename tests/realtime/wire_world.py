@@ -26,6 +26,7 @@ from realtime.node import Node
 from realtime.settings import Settings
 from realtime.websocket_server import Server, server_config
 from tests.channels.world import NullObserver, Truth, WildBus
+from tests.realtime.open_gate import open_gate
 
 Json = dict[str, Any]
 
@@ -185,5 +186,7 @@ def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup
         cache=unused,
         metrics=Metrics(),
         connections=Connections(settings.max_connections),
+        gate=open_gate(feed),
+        tickets=unused,
         tasks=tasks,
     )

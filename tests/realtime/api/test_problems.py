@@ -19,6 +19,7 @@ from channels.ports import UnavailableError
 from db.errors import (
     ConflictError,
     DuplicateError,
+    FullError,
     InvalidValueError,
     NotFoundError,
     OutcomeUnknownError,
@@ -26,6 +27,7 @@ from db.errors import (
     VersionMismatchError,
     ZoneOccupiedError,
 )
+from realtime.api.access import Access
 from realtime.api.boundary import Boundary
 from realtime.api.documents import NewUsers, NewZone
 from realtime.api.problems import (
@@ -35,7 +37,7 @@ from realtime.api.problems import (
     ProblemError,
     add_problem_handlers,
 )
-from realtime.api.routes import new_router
+from realtime.api.routes import BoundedRoute, new_router
 from realtime.metrics import Metrics
 from realtime.settings import Settings
 
@@ -43,6 +45,7 @@ ERRORS: dict[str, tuple[Exception, int, dict[str, Any]]] = {
     "user": (NotFoundError("user", 7, 3), 404, {"kind": "user", "key": 7, "index": 3}),
     "channel": (UnknownChannelError("zone:A"), 404, {"channel": "zone:A"}),
     "duplicate": (DuplicateError("user", 7), 409, {"kind": "user", "key": 7}),
+    "full": (FullError("tickets", 9), 503, {"kind": "tickets", "maximum": 9}),
     "occupied": (ZoneOccupiedError("A", 2), 409, {"zone_id": "A", "users": 2}),
     "mismatch": (VersionMismatchError(1, 2), 412, {"expected": 1, "actual": 2}),
     "conflict": (ConflictError("deadlock"), 409, {"reason": "deadlock"}),
@@ -60,6 +63,12 @@ ERRORS: dict[str, tuple[Exception, int, dict[str, Any]]] = {
 }
 
 
+class OpenRoute(BoundedRoute):
+    """A route of tests: nobody is asked who they are."""
+
+    access = staticmethod(lambda methods, path: Access(is_public=True))
+
+
 @pytest.fixture
 def app() -> FastAPI:
     """An application of a few routes within the boundary, with bodies of up to 2,000 bytes."""
@@ -67,7 +76,7 @@ def app() -> FastAPI:
     settings = Settings(max_body_bytes=2_000)
     connections = SimpleNamespace(stopping=False)
     app.state.node = SimpleNamespace(settings=settings, metrics=Metrics(), connections=connections)
-    router = new_router("test")
+    router = new_router("test", OpenRoute)
 
     @router.get("/errors/{name}")
     async def fail(name: str) -> None:
