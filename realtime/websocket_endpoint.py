@@ -123,6 +123,8 @@ class _Lobby:
         if handshake.path not in PATHS:
             raise RefusedError(404, "there is no WebSocket here")
         acceptance = check_handshake(handshake)
+        if not self.node.gate.is_open:
+            raise RefusedError(401, "WebSockets take no tokens yet")
         opened_s = asyncio.get_running_loop().time()
         session = Session(transport, self._house, opened_s)
         peer = self._proxies.client_of(handshake.peer or "", handshake.headers)

@@ -1,4 +1,4 @@
-"""The entry of streams: WebSockets and event streams, which the table of HTTP routes is not for."""
+"""The entry of event streams, which the table of HTTP routes is not for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from realtime.api.problems import challenge
 from realtime.auth.errors import Reason, RefusedError
 from realtime.node import node_of
 
-STREAMS: Final = frozenset({"/sse", "/ws", "/connection/websocket"})
+STREAMS: Final = frozenset({"/sse"})
 
 
 class StreamEntry:
@@ -23,14 +23,11 @@ class StreamEntry:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of the server."""
         if (
-            scope["type"] in {"http", "websocket"}
+            scope["type"] == "http"
             and scope["path"] in STREAMS
             and not node_of(HTTPConnection(scope)).gate.is_open
         ):
             error = RefusedError(Reason.NOT_HERE, "streams take no tokens yet")
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 3500})
-                return
             await challenge(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
