@@ -198,6 +198,9 @@ def known_problem(error: Exception, path: str) -> Response:
     if isinstance(error, UnavailableError):
         log = structlog.stdlib.get_logger("zonecast.http")
         log.warning("unavailable", what=error.what, reason=error.reason, path=path)
+    elif isinstance(error, FullError):
+        log = structlog.stdlib.get_logger("zonecast.http")
+        log.warning("full", kind=error.kind, maximum=error.maximum)
     return problem_response(*describe(error))
 
 

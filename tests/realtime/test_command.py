@@ -99,8 +99,14 @@ async def test_serve_says_where_to_look_and_stops_on_ctrl_c(sqlite_url: str) -> 
     try:
         headline = await line_of(process)
         url = headline.removeprefix("Zonecast serves on ")
-        hints = "\n".join([await line_of(process) for _ in range(7)])
-        for hint in ("/docs", "ws://", f"curl -N '{url}/sse?zone=F1-Z1'", "zonecast replay"):
+        hints = "\n".join([await line_of(process) for _ in range(8)])
+        for hint in (
+            "no token is needed",
+            "/docs",
+            "ws://",
+            f"curl -N '{url}/sse?zone=F1-Z1'",
+            "zonecast replay",
+        ):
             assert hint in hints
         await until_ready(url)
         process.send_signal(signal.SIGINT)

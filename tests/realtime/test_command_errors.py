@@ -111,7 +111,12 @@ def test_without_a_command_there_is_help_and_code_2(capsys: pytest.CaptureFixtur
 def test_an_address_that_is_none_is_told(empty_sqlite_url: str) -> None:
     """A host's name that nobody knows has an error number of its own."""
     code, _, errors = zonecast(
-        "serve", "--host", "nowhere.invalid", database_url=empty_sqlite_url, log_level="warning"
+        "serve",
+        "--host",
+        "nowhere.invalid",
+        "--insecure",
+        database_url=empty_sqlite_url,
+        log_level="warning",
     )
     assert_fails((code, "", errors), 1, "cannot listen on nowhere.invalid:8000: ")
     assert "Unknown error" not in errors

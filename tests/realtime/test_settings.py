@@ -68,11 +68,12 @@ def test_a_variable_of_the_environment_is_read_and_an_option_goes_before_it(
 def test_secrets_are_not_shown() -> None:
     """A settings object may be logged."""
     settings = Settings(
-        database_url="postgresql+asyncpg://u:secret@h/x",  # type: ignore[arg-type]  # parsed
-        redis_url="redis://:secret@h",  # type: ignore[arg-type]  # parsed by pydantic
+        database_url="postgresql+asyncpg://u:hunter2@h/x",  # type: ignore[arg-type]  # parsed
+        redis_url="redis://:hunter2@h",  # type: ignore[arg-type]  # parsed by pydantic
+        jwt_secret="hunter2" * 5,  # type: ignore[arg-type]  # parsed by pydantic
     )
-    assert "secret" not in repr(settings)
-    assert "secret" not in str(settings.model_dump())
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings.model_dump())
 
 
 def test_the_configuration_page_is_complete_and_true() -> None:
