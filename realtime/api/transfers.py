@@ -38,7 +38,6 @@ async def transfer_user(
     )
 
 
-
 async def transfer(node: Node, user_id: int, zone_id: str | None) -> Response:
     """Move one user, and answer."""
     work = partial(user_crud.move_user, user_id=user_id, zone_id=zone_id)
