@@ -2,7 +2,9 @@
 
 A write to a socket costs about the same however many changes it carries, so a crowd that is
 written to for each change by itself is served later, not earlier. The time between passes grows
-with the writes of the last one, up to a window: who is alone in a zone never waits for it.
+with the writes of the last one, up to a window: who is alone in a zone never waits for it. A
+crowd so large that its passes alone would fill the window gets a longer one, so that passes never
+take all of a core from those who come.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ class PaceConfig:
     """How often passes begin, and how long they hold the loop.
 
     Attributes:
-        window_s: The longest time between the beginnings of passes; 0: they never wait.
+        window_s: The longest time between the beginnings of passes, but for crowds that fill it;
+            0: they never wait.
         window_per_write_s: That time for each write of a pass: about three times its cost, so
-            that a third of a core is used.
+            that a third of a core is used. Beyond the window it is half of that, for two thirds.
         piece_max_writes: Writes after which a pass lets others have the loop.
         piece_max_s: Likewise, the time.
     """
@@ -89,5 +92,7 @@ class Pace:
     def ended(self, writes: int) -> None:
         """Note that a pass is over, and how many writes it took."""
         config = self._config
-        spacing_s = min(config.window_s, writes * config.window_per_write_s)
-        self._opens_at_s = self._began_s + spacing_s
+        quiet_s = writes * config.window_per_write_s
+        if config.window_s:
+            spacing_s = min(quiet_s, max(config.window_s, quiet_s / 2))
+            self._opens_at_s = self._began_s + spacing_s

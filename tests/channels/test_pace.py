@@ -42,6 +42,23 @@ def test_changes_for_a_large_crowd_are_joined_within_the_window() -> None:
     run_in_virtual_time(in_world(scene, config=QUIET))
 
 
+def test_a_crowd_whose_passes_fill_the_window_leaves_time_for_others() -> None:
+    """A pass that takes longer than the window is not followed by the next one at once."""
+    pace = PaceConfig(window_s=0.025, window_per_write_s=0.001)
+
+    async def scene(world: World) -> None:
+        crowd = await _crowd(world, 100)
+        world.commit((0, "A"))
+        await asyncio.sleep(0.010)
+        world.commit((1, "A"))
+        await asyncio.sleep(0.030)
+        assert [len(frame) for frame in crowd[0].frames] == [1]
+        await asyncio.sleep(0.020)
+        assert [len(frame) for frame in crowd[0].frames] == [1, 1]
+
+    run_in_virtual_time(in_world(scene, config=replace(QUIET, pace=pace)))
+
+
 def test_a_small_crowd_does_not_wait_for_a_window() -> None:
     """Each change of its own, a millisecond apart."""
 
