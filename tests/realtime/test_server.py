@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import uvicorn
 
+from channels.events import User
+from realtime.app import build_app
+from realtime.websocket_server import Server, server_config
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.plain_client import PlainClient, plain_client
 
@@ -34,6 +39,22 @@ async def test_a_node_whose_background_work_fails_ends_its_server(
         code, _ = await client.until_closed()
     assert code == 3001
     assert live_node.server.has_failed
+
+
+def test_collections_pass_over_what_a_process_begins_with_and_over_users(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection holds the loop for as long as there are objects to look at."""
+    frozen: list[int] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_: frozen.append(gc.get_freeze_count()))
+    settings = make_settings()
+    app = build_app(settings)
+    try:
+        Server(server_config(app, settings), app, settings).run([])
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000
+    assert not gc.is_tracked(User(1, 1, "Ada", "A", {"badge": "7"}, 1))
 
 
 async def test_a_request_that_outlasts_the_shutdown_is_answered_and_no_fault(
