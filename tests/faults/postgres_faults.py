@@ -49,11 +49,11 @@ async def fill(breaker: Breaker) -> None:
     """Take all connections of the server, those of the nodes, too."""
     async with (
         free_connections_taken(breaker.cluster.postgres) as connections,
+        # Over when giving back begins: with the first that is free a node may be served again.
         _away(breaker, "no connection left"),
     ):
         await connections.take_from_nodes()
         await breaker.wait(1, 6)
-        await connections.release()
 
 
 async def lock(breaker: Breaker) -> None:
