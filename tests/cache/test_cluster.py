@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from cache.client import Connector, RedisConfig
+from cache.cluster_bus import ClusterBus
 from cache.cluster_map import ClusterMap, MalformedMapError, slot_of
 from channels.ports import BusState, UnavailableError
 from tests.cache.conftest import QUICK, redis_node
@@ -56,6 +57,12 @@ async def until_state(node: BusNode, *states: BusState) -> None:
             await asyncio.sleep(0.005)
 
 
+def losses_of(node: BusNode) -> int:
+    """Return how many links to masters a node has given up."""
+    assert isinstance(node.bus, ClusterBus)
+    return node.bus.counters.losses
+
+
 async def follow_all(node: BusNode, channels: list[str]) -> None:
     """Subscribe to channels and wait until everything so far is confirmed and told."""
     for channel in channels:
@@ -98,9 +105,17 @@ async def test_a_frozen_master_is_noticed_and_holds_up_nobody_else(cluster: Redi
         carried = await by_server(cluster)
         theirs = carried.pop(frozen.port)
         others = [channel for channels in carried.values() for channel in channels]
+        losses = [losses_of(node) for node in (reader, writer)]
         frozen.sigstop()
         await until_state(reader, BusState.DEAF)
         await until_state(writer, BusState.DEAF)
+        # A publication that isn't answered tells it first; then the link is given up.
+        async with asyncio.timeout(WAIT_S):
+            while any(  # noqa: ASYNC110 - as above
+                losses_of(node) == before
+                for node, before in zip((reader, writer), losses, strict=True)
+            ):
+                await asyncio.sleep(0.005)
         before_s = time.monotonic()
         for rev in range(1, 21):
             with pytest.raises(UnavailableError):

@@ -16,12 +16,14 @@ from datetime import datetime, timedelta, tzinfo
 from types import FrameType
 from unittest.mock import patch
 
+from sqlalchemy import Connection
+
 import db.types
 from cache.redis_bus import RedisBus
 from channels.changes import Transaction
 from channels.publisher import Publisher
 from db.capture import committed_transaction
-from db.engine import CommittingSession
+from db.engine import Committed, CommittingSession, Database
 from realtime import command
 
 VARIABLE = "ZONECAST_TEST_FAILPOINT"
@@ -57,6 +59,7 @@ def kill_before_publish() -> None:
 def kill_after_publish() -> None:
     """Die when the bus has a transaction, before whoever wrote it gets an answer."""
     publish, commit = RedisBus.publish, CommittingSession.commit
+    run_statements = Database.run_statements
 
     async def publish_and_die(bus: RedisBus, transactions: Sequence[Transaction]) -> None:
         try:
@@ -69,7 +72,16 @@ def kill_after_publish() -> None:
         if committed_transaction(session.sync_session) is not None:
             await asyncio.Event().wait()
 
+    async def run_and_hang(
+        database: Database, work: Callable[[Connection], object]
+    ) -> Committed[object]:
+        committed = await run_statements(database, work)
+        if committed.positions:
+            await asyncio.Event().wait()
+        return committed
+
     patch.object(RedisBus, "publish", publish_and_die).start()
+    patch.object(Database, "run_statements", run_and_hang).start()
     patch.object(CommittingSession, "commit", commit_and_hang).start()
 
 
