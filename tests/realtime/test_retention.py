@@ -175,7 +175,7 @@ async def test_the_command_shows_its_progress_in_a_terminal(filled_url: str) -> 
     shown = (await asyncio.to_thread(read, main_fd, 65_536)).decode()
     close(main_fd)
     assert printed == b"deleted 15 changes in 1 of 4 channels\n"
-    assert "3/3" in shown
+    assert "4/4" in shown
     assert "15 changes deleted" in shown
     database = Database(DatabaseConfig(filled_url))
     async with database.snapshot() as connection:
