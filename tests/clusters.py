@@ -19,6 +19,7 @@ READY_TIMEOUT_S = 30.0
 POLL_S = 0.05
 MASTERS = 3
 SLOTS = 16_384
+REPLICA_KNOWN_S = 10.0
 
 
 class ClusterServer(RedisServer):
@@ -96,12 +97,15 @@ class RedisCluster:
         return next(server for server in self.servers if server.port == port)
 
     async def replica_of(self, master: ClusterServer) -> ClusterServer:
-        """Return a replica of a master."""
-        rows = await master.ask("CLUSTER REPLICAS", await master.node_id())
-        lines = rows.values() if isinstance(rows, dict) else rows
+        """Return a replica of a master, once the master has heard of it."""
+        own_id = await master.node_id()
+        async with asyncio.timeout(REPLICA_KNOWN_S):
+            while not (rows := await master.ask("CLUSTER REPLICAS", own_id)):
+                await asyncio.sleep(0.02)
+        first = next(iter(rows))
         if isinstance(rows, dict):
-            return self.at(int(next(iter(rows)).rpartition(":")[2]))
-        return self.at(int(str(next(iter(lines))).split()[1].partition("@")[0].rpartition(":")[2]))
+            return self.at(int(first.rpartition(":")[2]))
+        return self.at(int(str(first).split()[1].partition("@")[0].rpartition(":")[2]))
 
     async def move_slot(self, key: str, target: ClusterServer) -> None:
         """Migrate the slot of a key as `redis-cli --cluster reshard` does, keys included."""

@@ -141,7 +141,11 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
             continue
         seen.add(key)
         yield key[0]
-        for text in metadata.requires(requirement.name) or []:
+        try:
+            needed = metadata.requires(requirement.name) or []
+        except metadata.PackageNotFoundError:
+            continue  # Of a group that isn't installed here; its own name is pinned all the same.
+        for text in needed:
             waiting += [(Requirement(text), name) for name in ("", *requirement.extras)]
 
 

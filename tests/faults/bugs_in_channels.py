@@ -153,7 +153,7 @@ BUGS_IN_CHANNELS: Final = (
         "Gapless",
         (
             Edit(
-                "channels.hub:Hub._serve_next",
+                "channels.hub:Hub._serve",
                 "self._fall_behind(subscriber)",
                 "reached()",
             ),
