@@ -100,7 +100,8 @@ class RedisCluster:
         """Return a replica of a master, once the master has heard of it."""
         own_id = await master.node_id()
         async with asyncio.timeout(REPLICA_KNOWN_S):
-            while not (rows := await master.ask("CLUSTER REPLICAS", own_id)):
+            # Nothing tells when it has.
+            while not (rows := await master.ask("CLUSTER REPLICAS", own_id)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         first = next(iter(rows))
         if isinstance(rows, dict):
