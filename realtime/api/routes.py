@@ -154,8 +154,7 @@ async def _given_up_after(timeout_s: float) -> AsyncIterator[None]:
     except TimeoutError:
         if not bound.expired():
             raise
-        detail = "it was given up; whether a write was done is not known"
-        raise ProblemError(Kind.TIMEOUT, detail) from None
+        raise ProblemError(Kind.TIMEOUT, GIVEN_UP) from None
 
 
 class WaitingRoute(BoundedRoute):
