@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Final
 
 from realtime.app import build_app
 from realtime.secret_files import SUFFIX
 from realtime.settings import PREFIX, Settings
 from realtime.websocket_server import Server, server_config
 from realtime.workers import Workers
+
+_STOP_SPARE_S: Final = 5.0
 
 
 def listening_socket(settings: Settings) -> socket.socket:
@@ -53,7 +56,9 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             server.run(sockets=[listener])
         return 0 if server.started and not server.has_failed else 1
     export(settings)
-    workers = Workers(settings.workers, [listener], settings.worker_silence_max_s)
+    # Its own bounds: the wait before the drain, the drain, and the lifespan's end.
+    stop_max_s = settings.drain_delay_s + 2 * settings.shutdown_timeout_s + _STOP_SPARE_S
+    workers = Workers(settings.workers, [listener], settings.worker_silence_max_s, stop_max_s)
     workers.run()
     return 1 if workers.has_failed else 0
 

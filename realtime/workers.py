@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import socket
+import time
 from types import FrameType
 from typing import Final, cast
 
@@ -38,6 +39,29 @@ class WorkerServer(Server):
 class Worker(Process):
     """A process whose server says goodbye to its clients, which uvicorn's own doesn't."""
 
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._asked_s: float | None = None
+
+    def is_alive(self, timeout: float = 5) -> bool:
+        """Tell whether it runs, and answered within so many seconds when it was last asked.
+
+        Never waits, as uvicorn's own does: a supervisor that waits for one that is still
+        importing, or hangs, hears no signal to stop meanwhile.
+        """
+        if not self.process.is_alive():
+            return False
+        try:
+            if self._asked_s is None:
+                self._asked_s = time.monotonic()
+                self.parent_conn.send(b"ping")
+            if self.parent_conn.poll():
+                self.parent_conn.recv()
+                self._asked_s = None
+        except (OSError, EOFError):
+            return False
+        return self._asked_s is None or time.monotonic() - self._asked_s < timeout
+
     @property
     def server(self) -> uvicorn.Server:
         """Build the server, in the worker, from the environment alone."""
@@ -57,17 +81,21 @@ class Workers(Multiprocess):
         listeners: What they accept from.
         silence_max_s: A worker that doesn't answer for so long hangs. It is also what a new one
             has for its imports, which take seconds on a busy machine.
+        stop_max_s: A worker that was told to stop so long ago, and is still there, is killed.
 
     Attributes:
         has_failed: Whether it stopped because a worker could not start.
     """
 
-    def __init__(self, count: int, listeners: list[socket.socket], silence_max_s: float) -> None:
+    def __init__(
+        self, count: int, listeners: list[socket.socket], silence_max_s: float, stop_max_s: float
+    ) -> None:
         config = uvicorn.Config("realtime.app:build_app", log_config=None)
         config.workers = count
         config.timeout_worker_healthcheck = math.ceil(silence_max_s)
         super().__init__(config, listeners)
         self.has_failed = False
+        self._stop_max_s = stop_max_s
         self._log = structlog.get_logger()
 
     def _start_one(self) -> Worker:
@@ -87,9 +115,13 @@ class Workers(Multiprocess):
 
     def join_all(self) -> None:
         """Wait until all workers have ended; pass on a further signal, which ends them at once."""
+        until_s = time.monotonic() + self._stop_max_s
         for worker in self.processes:
             while worker.process.is_alive():
                 worker.process.join(_POLL_S)
+                if time.monotonic() > until_s and worker.process.is_alive():
+                    self._log.error("worker did not stop, killed", pid=worker.pid)
+                    worker.kill()
                 if self.signal_queue:
                     self.signal_queue.clear()
                     self.terminate_all()
