@@ -109,7 +109,8 @@ class DatabaseChangeLog:
             zones: dict[str, events.Zone] = {}
             if channel == DIRECTORY:
                 query = select_zones().order_by(ZONES.c.zone_id)
-                zones = {row.zone_id: zone_of(row) for row in await connection.execute(query)}
+                found = map(zone_of, await connection.execute(query))
+                zones = {zone.zone_id: zone for zone in found}
                 return ChannelState(channel, head.position, None, {}, zones)
             zone: events.Zone | None = None
             if zone_id is not None:
@@ -125,7 +126,7 @@ class DatabaseChangeLog:
             users: dict[int, events.User] = {}
             async with connection.stream(ordered) as found:
                 async for rows in found.partitions():
-                    users.update((row.id, user_of(row)) for row in rows)
+                    users.update((user.id, user) for user in map(user_of, rows))
                     await asyncio.sleep(0)
         return ChannelState(channel, head.position, zone, users, zones)
 
@@ -151,8 +152,8 @@ class DatabaseChangeLog:
                 members = select_users().where(of_them).order_by(USERS.c.id)
                 found = await connection.execute(members)
                 while rows := found.fetchmany(SLICE_ROWS):
-                    for row in rows:
-                        users[row.zone_id][row.id] = user_of(row)
+                    for user in map(user_of, rows):
+                        users[str(user.zone_id)][user.id] = user
                     await asyncio.sleep(0)
         return states or {channels[0]: await self.read_state(channels[0])}
 
@@ -293,8 +294,8 @@ class DatabaseChangeLog:
                 {"txs": missing if on_postgres else dumps(missing)},
             )
             places: dict[str, list[Part]] = {tx: [] for tx in missing}
-            for row in found:
-                places[row.tx_id].append((row.channel, row.rev))
+            for tx, channel, rev in found:
+                places[tx].append((channel, rev))
             parts.update((tx, tuple(sorted(of_tx))) for tx, of_tx in places.items())
         for tx in wide:
             self._parts[tx] = parts[tx]

@@ -149,7 +149,10 @@ def _move_postgres(
         **entry.shared,
     }
     rows = connection.execute(_MOVE_POSTGRES, values).all()
-    return {row.channel: Position(client_epoch(row.epoch, row.identity), row.rev) for row in rows}
+    return {
+        channel: Position(client_epoch(epoch, identity), rev)
+        for channel, epoch, rev, identity in rows
+    }
 
 
 def _move_sqlite(

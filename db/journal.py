@@ -176,7 +176,7 @@ def _user_effects(connection: Connection, touches: list[_UserTouch]) -> list[Use
         # From the table and not from objects: it knows what the database made of their
         # values, and nothing of what was assigned since the flush. The rows are locked.
         query = select_users().where(among(USERS.c.id, unread, connection.dialect.name))
-        present = {row.id: user_of(row) for row in connection.execute(query)}
+        present = {user.id: user for user in map(user_of, connection.execute(query))}
     effects = []
     for user_id, touch in last.items():
         after = touch.after or present.get(user_id)
@@ -192,7 +192,7 @@ def _zone_effects(connection: Connection, touches: list[_ZoneTouch]) -> list[Zon
     if not existed:
         return []
     query = select_zones().where(among(ZONES.c.zone_id, list(existed), connection.dialect.name))
-    present = {row.zone_id: zone_of(row) for row in connection.execute(query)}
+    present = {zone.zone_id: zone for zone in map(zone_of, connection.execute(query))}
     return [
         ZoneEffect(zone_id, was_there, present.get(zone_id))
         for zone_id, was_there in existed.items()

@@ -24,7 +24,7 @@ from db.types import UtcDateTime, utc_now
 Move = tuple[events.User, str | None]
 """A user as its locked row has it, and the zone where it goes; `None`: into no zone."""
 
-_BIND: Final = {"mapper": inspect(User)}
+BIND: Final = {"mapper": inspect(User)}
 
 _MOVE_POSTGRES: Final = text(
     """UPDATE users SET zone_id = m.zone_id, version = version + 1, updated_at = :now
@@ -106,7 +106,7 @@ async def move_one_of_session(
     """Do the same in a session; its object that stands for the user is read anew."""
 
     def move(session: Session) -> events.User | None:
-        connection = session.connection(bind_arguments=_BIND)
+        connection = session.connection(bind_arguments=BIND)
         return move_one(connection, user_id, zone_id, partial(journal_of, session))
 
     moved = await db.run_sync(move)
@@ -124,20 +124,30 @@ async def hold_zones(db: AsyncSession, zone_ids: Collection[str]) -> set[str]:
     if not zone_ids:
         return set()
     connection = await db.connection()
+    return await connection.run_sync(hold_zones_on, zone_ids)
+
+
+def hold_zones_on(connection: Connection, zone_ids: Collection[str]) -> set[str]:
+    """Do the same on a connection."""
     query = (
         select(ZONES.c.zone_id)
         .where(among(ZONES.c.zone_id, sorted(zone_ids), connection.dialect.name))
         .order_by(ZONES.c.zone_id)
         .with_for_update(read=True, key_share=True)
     )
-    return set((await connection.execute(query)).scalars())
+    return set(connection.execute(query).scalars())
 
 
 async def lock_users(db: AsyncSession, condition: ColumnElement[bool]) -> list[events.User]:
     """Lock users for writing, in the order of their ids, and return them as they are."""
     connection = await db.connection()
+    return await connection.run_sync(lock_users_on, condition)
+
+
+def lock_users_on(connection: Connection, condition: ColumnElement[bool]) -> list[events.User]:
+    """Do the same on a connection."""
     query = select_users().where(condition).order_by(USERS.c.id).with_for_update(key_share=True)
-    return [user_of(row) for row in await connection.execute(query)]
+    return list(map(user_of, connection.execute(query)))
 
 
 async def move_users(db: AsyncSession, moves: Sequence[Move]) -> None:
@@ -151,30 +161,48 @@ async def move_users(db: AsyncSession, moves: Sequence[Move]) -> None:
     if not moves:
         return
     connection = await db.connection()
+    await connection.run_sync(move_locked, moves, partial(journal_of, db.sync_session))
+    ids = [user.id for user, _ in moves]
+    loaded = [user_id for user_id in ids if identity_key(User, user_id) in db.identity_map]
+    if loaded:
+        query = select(User).where(among(USERS.c.id, loaded, connection.dialect.name))
+        await db.execute(query.execution_options(populate_existing=True))
+
+
+def move_locked(
+    connection: Connection,
+    moves: Sequence[Move],
+    journal_of: Callable[[Connection], Journal] = journal_on,
+) -> list[events.User]:
+    """Do the same on a connection; return the users as they are afterwards.
+
+    Args:
+        connection: In the writing transaction.
+        moves: At least one.
+        journal_of: Finds the journal in which the moves are noted.
+    """
+    now = utc_now()
     rows: Sequence[Row[Any]]
     if connection.dialect.name == "postgresql":
         values: dict[str, Any] = {
             "ids": [user.id for user, _ in moves],
             "zone_ids": [zone_id for _, zone_id in moves],
         }
-        rows = (await connection.execute(_MOVE_POSTGRES, {**values, "now": utc_now()})).all()
+        rows = connection.execute(_MOVE_POSTGRES, {**values, "now": now}).all()
     else:
         pairs = dumps([(user.id, zone_id) for user, zone_id in moves])
-        rows = (await connection.execute(_MOVE_SQLITE, {"moves": pairs, "now": utc_now()})).all()
-    versions = {row.id: row.version for row in rows}
-    journal = await connection.run_sync(lambda plain: journal_of(db.sync_session, plain))
+        rows = connection.execute(_MOVE_SQLITE, {"moves": pairs, "now": now}).all()
+    versions: dict[int, int] = dict(map(tuple, rows))
+    journal = journal_of(connection)
+    moved = []
     for user, zone_id in moves:
-        if versions.get(user.id) != user.version + 1:
+        version = user.version + 1
+        if versions.get(user.id) != version:
             raise ConflictError("stale")
-        after = events.User(
-            user.id, user.global_id, user.name, zone_id, user.attributes, user.version + 1
-        )
+        after = events.User(user.id, user.global_id, user.name, zone_id, user.attributes, version)
         journal.touch_user(user.id, UserBefore(user.zone_id, user.version), after)
-    ids = [user.id for user, _ in moves]
-    loaded = [user_id for user_id in ids if identity_key(User, user_id) in db.identity_map]
-    if loaded:
-        query = select(User).where(among(USERS.c.id, loaded, connection.dialect.name))
-        await db.execute(query.execution_options(populate_existing=True))
+        moved.append(after)
+    return moved
 
 
 async def insert_users(db: AsyncSession, new: Sequence[User]) -> list[User]:

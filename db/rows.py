@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -72,13 +72,16 @@ def select_zones_with_counts(max_users: int) -> Select[Any]:
 
 
 def user_of(row: Row[Any]) -> events.User:
-    """Make what clients see of a user from a row of `USER_COLUMNS`."""
-    return events.User(row.id, row.global_id, row.name, row.zone_id, row.attributes, row.version)
+    """Make what clients see of a user from a row that begins with `USER_COLUMNS`.
+
+    By position: by name would take 7 us a row.
+    """
+    return events.User(*row[: len(USER_COLUMNS)])
 
 
 def zone_of(row: Row[Any]) -> events.Zone:
-    """Make what clients see of a zone from a row of `ZONE_COLUMNS`."""
-    return events.Zone(row.zone_id, row.name, row.attributes)
+    """Make what clients see of a zone from a row that begins with `ZONE_COLUMNS`."""
+    return events.Zone(*row[: len(ZONE_COLUMNS)])
 
 
 def select_users_dict() -> Select[Any]:
@@ -87,14 +90,9 @@ def select_users_dict() -> Select[Any]:
     return select(*columns).order_by(USERS.c.id)
 
 
-def dict_of_users(rows: Iterable[Row[Any]]) -> dict[int, dict[str, Any]]:
+def dict_of_users(rows: Iterable[Sequence[Any]]) -> dict[int, dict[str, Any]]:
     """Make the dict of all users: `{global_id: {id, name, zone_id, version}}`."""
     return {
-        row.global_id: {
-            "id": row.id,
-            "name": row.name,
-            "zone_id": row.zone_id,
-            "version": row.version,
-        }
-        for row in rows
+        global_id: {"id": user_id, "name": name, "zone_id": zone_id, "version": version}
+        for global_id, user_id, name, zone_id, version in rows
     }

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from channels import events
 from channels.zone_grants import ALL_ZONES, ZoneGrant
+from db.batch_moves import Transfer as Transfer  # noqa: PLC0414 - exported
+from db.batch_moves import move_batch
+from db.capture import journal_of
 from db.errors import (
     DuplicateError,
     InvalidValueError,
@@ -18,7 +23,7 @@ from db.errors import (
     VersionMismatchError,
 )
 from db.models import User
-from db.moves import hold_zones, insert_users, lock_users, move_one, move_one_of_session, move_users
+from db.moves import BIND, hold_zones, insert_users, lock_users, move_one, move_one_of_session
 from db.rows import USERS, among, dict_of_users, select_users_dict
 from db.translation import driver_errors
 from db.zone_filter import within
@@ -41,22 +46,6 @@ class NewUser:
     name: str
     zone_id: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
-    """A move of one user, named by either of its ids; `zone_id=None`: into no zone."""
-
-    user_id: int | None = None
-    global_id: int | None = None
-    zone_id: str | None
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """The user as `hold_users` names it."""
-        if self.user_id is not None:
-            return "id", self.user_id
-        return "global_id", self.global_id or 0
 
 
 async def get_all_users(
@@ -288,36 +277,32 @@ async def transfer_users(db: AsyncSession, transfers: Sequence[Transfer]) -> lis
         NotFoundError: there is no such user or zone; `index` is the row. Nothing was moved.
         InvalidValueError: a row doesn't name its user by exactly one of its ids.
     """
-    for row in transfers:
-        if (row.user_id is None) == (row.global_id is None):
-            raise InvalidValueError("user_id", "give either user_id or global_id")
+
+    def move(session: Session) -> list[events.User]:
+        connection = session.connection(bind_arguments=BIND)
+        return move_batch(connection, transfers, partial(journal_of, session))
+
     with driver_errors():
         await db.flush()
-        connection = await db.connection()
-        dialect = connection.dialect.name
-        targets = {row.zone_id for row in transfers if row.zone_id is not None}
-        zones = await hold_zones(db, targets)
-        ids = [row.user_id for row in transfers if row.user_id is not None]
-        global_ids = [row.global_id for row in transfers if row.global_id is not None]
-        named = or_(among(USERS.c.id, ids, dialect), among(USERS.c.global_id, global_ids, dialect))
-        users = await lock_users(db, named)
-        by_id = {user.id: user for user in users}
-        id_of = {user.global_id: user.id for user in users}
-        ends: dict[int, str | None] = {}
-        for index, row in enumerate(transfers):
-            user_id = row.user_id if row.user_id is not None else id_of.get(row.global_id or 0)
-            if user_id is None or user_id not in by_id:
-                key = row.user_id if row.user_id is not None else row.global_id
-                raise NotFoundError("user", key, index)
-            if row.zone_id is not None and row.zone_id not in zones:
-                raise NotFoundError("zone", row.zone_id, index)
-            ends[user_id] = row.zone_id
-        moves = [(user, ends[user.id]) for user in users if user.zone_id != ends[user.id]]
-        await move_users(db, moves)
-        query = select(User).where(among(USERS.c.id, list(ends), dialect))
-        found = await db.scalars(query.execution_options(populate_existing=True))
-        objects = {user.id: user for user in found}
-        return [objects[user_id] for user_id in ends]
+        moved = await db.run_sync(move)
+        of_them = among(USERS.c.id, [user.id for user in moved], db.get_bind().dialect.name)
+        query = select(User).where(of_them).execution_options(populate_existing=True)
+        objects = {user.id: user for user in await db.scalars(query)}
+        return [objects[user.id] for user in moved]
+
+
+def move_users(connection: Connection, transfers: Sequence[Transfer]) -> list[events.User]:
+    """Move users as `transfer_users` does, without a session (`run_statements`).
+
+    Returns:
+        Each user named, as clients see it afterwards, once, in the order of first mention.
+
+    Raises:
+        NotFoundError: there is no such user or zone; `index` is the row. Nothing was moved.
+        InvalidValueError: a row doesn't name its user by exactly one of its ids.
+    """
+    with driver_errors():
+        return move_batch(connection, transfers)
 
 
 async def _lock_user(db: AsyncSession, user_id: int, expected_version: int | None) -> User:

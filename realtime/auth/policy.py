@@ -137,7 +137,8 @@ class Policy:
             return False
         match need.reach:
             case Reach.ZONES | Reach.GRANTED:
-                return all(principal.zones.has(zone_id) for zone_id in zones)
+                grant = principal.zones
+                return grant.has_all or all(grant.has(zone_id) for zone_id in zones)
             case Reach.EVERYTHING:
                 return principal.zones.has_all
             case Reach.NODE:
