@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from channels.changes import Change
 from channels.positions import Position
@@ -88,10 +88,22 @@ class Followed:
         return self.replica is not None and self.known_rev > self.replica.rev
 
     def has_reached(self, seen: Position, head: Position | None) -> bool:
-        """Tell whether a replica that was at `seen` is where a head was, or beyond; or gone."""
-        if self.replica is None or self.is_gone or self.replica.epoch != seen.epoch:
+        """Tell whether a replica that was at `seen` is where a head was, or beyond; or gone.
+
+        One that has been read anew since, of an epoch that neither knew, is beyond.
+        """
+        if self.replica is None or self.is_gone:
             return True
-        return head is not None and self.replica.position.covers(head)
+        if head is None or self.replica.epoch != head.epoch:
+            return self.replica.epoch != seen.epoch
+        return self.replica.rev >= head.rev
+
+    def covers_any(self, heads: Iterable[Position | None]) -> bool:
+        """Tell whether the replica is where one of these heads was, or beyond; or gone."""
+        if self.replica is None or self.is_gone:
+            return True
+        position = self.replica.position
+        return any(head is not None and position.covers(head) for head in heads)
 
     def keep(self, change: Change) -> None:
         """Keep a change for later; the farthest ahead make room, as they are in the log, too."""

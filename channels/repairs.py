@@ -260,22 +260,24 @@ class Repairs:
         Raises:
             UnavailableError: the database can't be asked.
         """
-        replica = followed.replica
-        if replica is None or followed.is_gone:
-            return
-        seen, asked_s = replica.position, asyncio.get_running_loop().time()
-        heads = await self._log.read_heads([followed.channel])
-        head = heads.get(followed.channel)
-        # A repair that is under way may have asked before us: then it takes a second one.
-        for _ in range(2):
-            self.note_head(followed, seen, head, asked_s)
+        heads: list[Position | None] = []
+        # A repair that is under way may have asked before us, also for the state of a new epoch:
+        # then it takes a second one, and where the epoch changes twice, a third.
+        for _ in range(3):
+            replica = followed.replica
+            if replica is None or followed.is_gone:
+                return
+            seen, asked_s = replica.position, asyncio.get_running_loop().time()
+            found = await self._log.read_heads([followed.channel])
+            heads.append(found.get(followed.channel))
+            self.note_head(followed, seen, heads[-1], asked_s)
             if followed.repair_at is not None:
                 followed.repair_at.cancel()
                 followed.repair_at = None
                 self._begin(followed, "behind")
             while followed.is_repairing:
                 await followed.moved()
-            if followed.has_reached(seen, head):
+            if followed.covers_any(heads):
                 return
         raise UnavailableError("database", f"{followed.channel} can't be brought to its head")
 

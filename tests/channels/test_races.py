@@ -117,6 +117,43 @@ def test_a_client_ahead_waits_for_a_second_repair_when_the_first_asked_too_early
     play(scene, BUS_ONLY)
 
 
+def test_a_reader_ahead_waits_for_a_second_repair_when_the_first_found_the_new_epoch_earlier() -> (
+    None
+):
+    """That the replica is of the new epoch does not say that it is where the reader has been."""
+
+    async def scene(world: World) -> None:
+        await world.watch("zone:A")
+        world.truth.asked.clear()
+        world.truth.due_paces["state"] = [(0, 1)]
+        world.truth.renew_epochs("e2")
+        await world.until(lambda: ("state", "zone:A") in world.truth.asked)
+        await asyncio.sleep(0.1)  # The state was read, and the answer is under way.
+        world.commit((1, "A"), publish=False)
+        snapshot = await world.feed.snapshot("zone:A", Position("e2", 1))
+        assert snapshot.position == Position("e2", 1)
+
+    play(scene)
+
+
+def test_a_reader_ahead_is_not_answered_from_a_history_that_was_lost_meanwhile() -> None:
+    """The epoch changes twice: what was read of the one between is not the present one."""
+
+    async def scene(world: World) -> None:
+        await world.watch("zone:A")
+        world.truth.asked.clear()
+        world.truth.due_paces["state"] = [(0, 1)]
+        world.truth.renew_epochs("e2")
+        await world.until(lambda: ("state", "zone:A") in world.truth.asked)
+        await asyncio.sleep(0.1)
+        world.truth.renew_epochs("e3")
+        world.commit((1, "A"), publish=False)
+        snapshot = await world.feed.snapshot("zone:A", Position("e3", 1))
+        assert snapshot.position == Position("e3", 1)
+
+    play(scene)
+
+
 def test_a_client_ahead_is_refused_when_the_node_cannot_catch_up() -> None:
     """The heads are answered, the log is not: to go back in time is no answer."""
 
