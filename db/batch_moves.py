@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, or_
 
 from channels import events
@@ -15,8 +15,7 @@ from db.moves import hold_zones_on, lock_users_on, move_locked
 from db.rows import USERS, among
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A move of one user, named by either of its ids; `zone_id=None`: into no zone."""
 
     user_id: int | None = None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.engine import Transaction as DriverTransaction
 
@@ -45,8 +46,7 @@ class Outlet:
             _log.exception("sink failed", extra={"tx": transaction.tx})
 
 
-@dataclass(frozen=True, slots=True)
-class _UserTouch:
+class _UserTouch(msgspec.Struct, frozen=True, gc=False):
     user_id: int
     before: UserBefore | None
     after: events.User | None

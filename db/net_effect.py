@@ -6,20 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from channels import events
 from channels.names import DIRECTORY, zone_channel
 
 
-@dataclass(frozen=True, slots=True)
-class UserBefore:
+class UserBefore(msgspec.Struct, frozen=True, gc=False):
     """Where a user was before a write, and at which version."""
 
     zone_id: str | None
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class UserEffect:
+class UserEffect(msgspec.Struct, frozen=True, gc=False):
     """What a transaction did to a user.
 
     Attributes:
