@@ -40,6 +40,7 @@ class _Return:
         per_cpu_s: Clients that were consistent, per CPU second of the server.
         seconds: Until the last was.
         readiness: When clients were, milliseconds since the first came.
+        delay: Of the changes that went on, milliseconds, to whoever was consistent by then.
         load_share: Of a core, that the crowd used.
         state_reads: How often the database was asked for a state meanwhile.
         more: What went on.
@@ -48,6 +49,7 @@ class _Return:
     per_cpu_s: float
     seconds: float
     readiness: Mapping[str, float]
+    delay: Mapping[str, float]
     load_share: float
     state_reads: int = 0
     more: Mapping[str, float] = field(default_factory=dict)
@@ -128,6 +130,15 @@ def _rows(ours: Sequence[_Return], theirs: Sequence[_Return]) -> list[Row]:
         )
         for name in ("p50", "p99", "max")
     ]
+    rows += [
+        Row(
+            "F5",
+            f"delay of the changes meanwhile, {name}",
+            "ms",
+            [found.delay[f"{name}_ms"] for found in ours],
+        )
+        for name in ("p50", "p99")
+    ]
     reads = [float(found.state_reads) for found in ours]
     at_most_one = Target("value", 1, at_least=False)
     what = "reads of the zone's state in the database meanwhile"
@@ -188,7 +199,8 @@ async def _measured(stage: Stage, plan: CrowdPlan, count: int, pids: list[int]) 
         await crowd.wait_ready()
         used_s, took_s = cpu_s(pids) - before_s, time.monotonic() - began_s
     said: dict[str, Any] = crowd.readiness
-    return _Return(count / used_s, took_s, said["readiness"], said["cpu_s"] / said["seconds"])
+    load_share = said["cpu_s"] / said["seconds"]
+    return _Return(count / used_s, took_s, said["readiness"], said["delay"], load_share)
 
 
 async def _go_on(publisher: BusPublisher) -> None:

@@ -148,6 +148,7 @@ class Hub:
             self._part(subscriber)[channel] = rev
         self._watchers.setdefault(channel, {})[subscriber] = None
         self._channels.setdefault(subscriber, set()).add(channel)
+        self._pace.came()
         if self._is_stale:
             self._told_stale[subscriber] = None
 

@@ -272,6 +272,7 @@ def feed_config(settings: Settings) -> FeedConfig:
         resume_max_bytes=settings.snapshot_max_bytes,
         pace=PaceConfig(
             window_s=settings.fan_out_window_s,
+            storm_window_s=settings.fan_out_storm_window_s,
             piece_max_writes=settings.fan_out_piece_max_writes,
         ),
     )

@@ -210,6 +210,8 @@ transaction mode): for locks, migrations and head checks."""
     """A ping unanswered for this long ends the connection."""
     fan_out_window_s: float = Field(default=0.025, ge=0, le=1)
     """Time in which changes for a large crowd are joined; more above 2,000 watchers; 0: off."""
+    fan_out_storm_window_s: float = Field(default=0.5, ge=0, le=1)
+    """The longest such time while many clients come at once, who have the core first."""
     fan_out_piece_max_writes: Count = 1_000
     """Writes of one pass over a crowd after which others have the loop, or 5 ms if that is less."""
     slow_buffer_max_bytes: Count = 1_048_576

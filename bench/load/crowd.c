@@ -13,8 +13,9 @@
  * A line or event with `"t":` in it counts as a delivery; the number behind is when it was sent,
  * nanoseconds of CLOCK_MONOTONIC.
  *
- * It says `ready {...}` once all are ready, `done K T` whenever everybody has had K deliveries
- * (T: when, nanoseconds), `report {...}` when asked to, and `failed WHY` before it gives up.
+ * It says `ready {...}` once all are ready (`delay`: of what was told to those who were it before
+ * the last one), `done K T` whenever everybody has had K deliveries (T: when, nanoseconds),
+ * `report {...}` when asked to, and `failed WHY` before it gives up.
  * It is told `begin` (count from now on) and `report`, a line each.
  */
 #define _GNU_SOURCE
@@ -116,9 +117,10 @@ static void on_unit(void *owner, uint64_t stamp) {
     become_ready(s);
     return;
   }
-  if (!counting || s->is_stalled) return;
-  deliveries++;
+  if (s->is_stalled) return;
   if (stamp && stamp < read_ns) note(&delays, read_ns - stamp);
+  if (!counting) return;
+  deliveries++;
   if (++s->count >= done + RING) give_up("a subscriber is too far ahead of another", "");
   reached[s->count % RING]++;
   while (reached[(done + 1) % RING] == (uint32_t)is_counted) reached[++done % RING] = 0;
@@ -262,6 +264,8 @@ static void tell(void) {
     printf("ready {\"seconds\":%.6f,\"cpu_s\":%.3f,\"bytes\":%llu,", (double)(now_ns() - began_ns) / 1e9, cpu_s(),
            (unsigned long long)read_bytes);
     print_times("readiness", &readiness);
+    printf(",");
+    print_times("delay", &delays);
     printf("}\n");
   }
   if (done != told_done) {

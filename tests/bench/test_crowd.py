@@ -191,6 +191,26 @@ async def test_commands_are_sent_in_steps_and_differ_where_asked(folder: Path) -
     assert ready["readiness"]["samples"] == 4
 
 
+async def test_delays_are_taken_while_others_are_still_coming(folder: Path) -> None:
+    """Of changes that reach who is ready before the last one is."""
+    is_served = asyncio.Event()
+
+    async def play(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_served.is_set():
+            writer.write(SWITCHING + READY)
+            return
+        is_served.set()
+        late = time.monotonic_ns() - 50_000_000
+        writer.write(SWITCHING + READY + text_frame(pushes(1, 2, sent_ns=late)))
+
+    async with known_server(play) as port:
+        plan = CrowdPlan(port, "/", ready='"subscribe":{', at_once=1)
+        async with gathered(folder, plan, 2) as crowd:
+            delay = crowd.readiness["delay"]
+    assert delay["samples"] == 2
+    assert delay["p50_ms"] >= 49
+
+
 async def test_a_lost_connection_is_told(folder: Path) -> None:
     """A run in which somebody was lost can't pass for one in which all were served."""
     gate = asyncio.Event()

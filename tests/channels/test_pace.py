@@ -134,9 +134,81 @@ def test_coming_does_not_make_everybody_be_served() -> None:
         world.commit((1, "A"))
         late = await _crowd(world, 20)
         assert {len(screen.frames) for screen in crowd} == {1}
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         assert {len(screen.frames) for screen in crowd} == {2}
         assert all(screen.frames == [] for screen in late)
+
+    run_in_virtual_time(in_world(scene, config=QUIET))
+
+
+def test_a_crowd_waits_while_clients_come() -> None:
+    """Each who comes adds a millisecond, up to four windows of a crowd of this size."""
+
+    async def scene(world: World) -> None:
+        crowd = await _crowd(world, 1_000)
+        world.commit((0, "A"))
+        await _turn(5)
+        world.commit((1, "A"))
+        for _ in range(110):
+            await world.watch("zone:A")
+            await asyncio.sleep(0.000_5)
+        await asyncio.sleep(0.035)
+        assert [len(frame) for frame in crowd[0].frames] == [1]
+        await asyncio.sleep(0.015)
+        assert [len(frame) for frame in crowd[0].frames] == [1, 1]
+
+    run_in_virtual_time(in_world(scene, config=QUIET))
+
+
+def test_one_who_comes_alone_delays_a_crowd_by_little() -> None:
+    """A millisecond, not what a storm may take."""
+
+    async def scene(world: World) -> None:
+        crowd = await _crowd(world, 1_000)
+        world.commit((0, "A"))
+        await _turn(5)
+        world.commit((1, "A"))
+        await world.watch("zone:A")
+        await asyncio.sleep(0.027)
+        assert [len(frame) for frame in crowd[0].frames] == [1, 1]
+
+    run_in_virtual_time(in_world(scene, config=QUIET))
+
+
+def test_a_storm_delays_no_change_longer_than_its_window() -> None:
+    """However many come, and however large the crowd is."""
+    pace = PaceConfig(window_per_write_s=0.001, storm_window_per_write_s=1, storm_window_s=0.2)
+
+    async def scene(world: World) -> None:
+        crowd = await _crowd(world, 100)
+        world.commit((0, "A"))
+        await _turn(5)
+        world.commit((1, "A"))
+        for _ in range(190):
+            await world.watch("zone:A")
+            await asyncio.sleep(0.001)
+        assert [len(frame) for frame in crowd[0].frames] == [1]
+        await asyncio.sleep(0.015)
+        assert [len(frame) for frame in crowd[0].frames] == [1, 1]
+
+    run_in_virtual_time(in_world(scene, config=replace(QUIET, pace=pace)))
+
+
+def test_a_storm_does_not_make_changes_pile_up() -> None:
+    """A busy zone is served before its window ends, so that replicas remember what is pending."""
+
+    async def scene(world: World) -> None:
+        crowd = await _crowd(world, 1_000)
+        world.commit((0, "A"))
+        await _turn(5)
+        await _crowd(world, 200)
+        for n in range(63):
+            world.commit((n + 1, "A"))
+        await _turn(5)
+        assert [len(frame) for frame in crowd[0].frames] == [1]
+        world.commit((64, "A"))
+        await _turn(5)
+        assert [len(frame) for frame in crowd[0].frames] == [1, 64]
 
     run_in_virtual_time(in_world(scene, config=QUIET))
 
