@@ -124,6 +124,8 @@ HTTP_ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/docs"): _ANY_TOKEN,
         ("GET", "/docs/start.js"): _ANY_TOKEN,
         ("GET", "/docs/assets/{name}"): _ANY_TOKEN,
+        ("GET", "/zonecast.js"): _PUBLIC,
+        ("GET", "/zonecast.d.ts"): _PUBLIC,
         ("POST", "/tickets"): _ANY_TOKEN,
         ("POST", "/session"): _ANY_TOKEN,
         ("DELETE", "/session"): _PUBLIC,

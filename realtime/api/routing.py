@@ -24,6 +24,7 @@ from realtime.api import (
 from realtime.api.boundary import Boundary
 from realtime.api.cors import Cors
 from realtime.api.stream_entry import StreamEntry
+from realtime.web import pages
 
 ROUTERS = (
     zones.router,
@@ -36,6 +37,7 @@ ROUTERS = (
     admin.router,
     revoke.router,
     documentation.router,
+    pages.router,
 )
 
 

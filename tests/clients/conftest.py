@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.screens import MakeScreen, event_stream, javascript_sdk, own_client, python_sdk
+from tests.clients.screens import (
+    MakeScreen,
+    event_stream,
+    javascript_sdk,
+    own_client,
+    python_sdk,
+    served_module,
+)
 from tests.nodes import NodeProcess, running_nodes
 from tests.trace_maker import FULL, make_trace
 
@@ -47,12 +54,16 @@ async def embedded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[list[N
         yield nodes
 
 
-@pytest.fixture(params=["javascript", "python", "own", "sse"])
+@pytest.fixture(params=["javascript", "python", "own", "sse", "module", "module by sse"])
 def make_screen(request: pytest.FixtureRequest) -> MakeScreen:
     """Make screens of one make; a test that takes this runs for each."""
     match request.param:
         case "javascript":
             return javascript_sdk(request.getfixturevalue("node"))
+        case "module":
+            return served_module(request.getfixturevalue("node"))
+        case "module by sse":
+            return served_module(request.getfixturevalue("node"), transport="sse")
         case "python":
             return python_sdk
         case "own":

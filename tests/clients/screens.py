@@ -130,11 +130,12 @@ async def python_sdk(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
 
 
 class JavaScriptScreen:
-    """The official JavaScript SDK, in a Node process of its own."""
+    """A client in JavaScript, in a Node process of its own."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._reports: asyncio.Queue[Json] = asyncio.Queue()
+        self._heard = asyncio.Event()
         self.events: list[Json] = []
         self.recoveries: list[bool] = []
 
@@ -152,13 +153,35 @@ class JavaScriptScreen:
                 self._reports.put_nowait(message)
                 continue
             self.events.append(message)
+            self._heard.set()
             if message["event"] == "subscribed" and message["wasRecovering"]:
                 self.recoveries.append(message["recovered"])
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    async def until(self, condition: Callable[[list[Json]], object], start: int = 0) -> list[Json]:
+        """Wait, bounded by the test, until it said what fulfils a condition; return all it said.
+
+        Args:
+            condition: What is asked of all events from `start` on.
+            start: How many of the first events don't count.
+        """
+        while not condition(self.events[start:]):
+            self._heard.clear()
+            await self._heard.wait()
+        return self.events[start:]
+
+    async def report(self) -> Json:
+        """Ask for all it can tell."""
+        self.say({"do": "report"})
+        return await self._reports.get()
+
     async def pictures(self) -> dict[str, Picture]:
         """Ask for the zones."""
-        self.say({"do": "report"})
-        report = await self._reports.get()
+        report = await self.report()
         return {
             zone: Picture(
                 picture["epoch"],
@@ -171,31 +194,51 @@ class JavaScriptScreen:
         }
 
 
+@asynccontextmanager
+async def javascript(node: Path, program: str) -> AsyncIterator[JavaScriptScreen]:
+    """Run one of the clients in JavaScript, which waits for what it is told."""
+    process = await asyncio.create_subprocess_exec(
+        node,
+        program,
+        cwd=Path(__file__).parent,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_COLOR": "1"},
+        limit=2**24,
+    )
+    screen = JavaScriptScreen(process)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(screen.listen())
+        try:
+            yield screen
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
+
+
 def javascript_sdk(node: Path, scheme: str = "ws") -> MakeScreen:
     """Make what watches with the JavaScript SDK, run by this Node."""
 
     @asynccontextmanager
     async def watch(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
-        process = await asyncio.create_subprocess_exec(
-            node,
-            "sdk_screen.mjs",
-            cwd=Path(__file__).parent,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "NO_COLOR": "1"},
-            limit=2**24,
-        )
-        screen = JavaScriptScreen(process)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(screen.listen())
+        async with javascript(node, "sdk_screen.mjs") as screen:
             url = f"{scheme}://127.0.0.1:{port}/connection/websocket"
             screen.say({"do": "watch", "url": url, "zones": list(zones)})
-            try:
-                yield screen
-            finally:
-                assert process.stdin is not None
-                process.stdin.close()
-                await process.wait()
+            yield screen
+
+    return watch
+
+
+def served_module(node: Path, **options: object) -> MakeScreen:
+    """Make what watches with the module that nodes serve (`zonecast.js`), run by this Node."""
+
+    @asynccontextmanager
+    async def watch(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
+        async with javascript(node, "zonecast_screen.mjs") as screen:
+            url = f"http://127.0.0.1:{port}"
+            screen.say({"do": "watch", "url": url, "zones": list(zones), **options})
+            yield screen
 
     return watch
 

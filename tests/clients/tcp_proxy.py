@@ -15,12 +15,14 @@ class TcpProxy:
         port: Where it listens.
         target_port: Where new connections go.
         is_open: Whether new connections are passed on; else they are dropped at once.
+        lets_sockets_through: Whether WebSockets are passed on; else their handshake is dropped.
         accepted: How many connections were passed on.
     """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.is_open = True
+        self.lets_sockets_through = True
         self.port = 0
         self.accepted = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -30,11 +32,18 @@ class TcpProxy:
         if not self.is_open:
             writer.transport.abort()
             return
+        begin = b""
+        if not self.lets_sockets_through:
+            begin = await reader.read(65_536)
+            if b"upgrade: websocket" in begin.lower():
+                writer.transport.abort()
+                return
         self.accepted += 1
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._writers |= {writer, far_writer}
             try:
+                far_writer.write(begin)
                 await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
             finally:
                 self._writers -= {writer, far_writer}

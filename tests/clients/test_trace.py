@@ -22,6 +22,7 @@ from tests.clients.screens import (
     javascript_sdk,
     own_client,
     python_sdk,
+    served_module,
     until_at,
 )
 from tests.clients.tcp_proxy import TcpProxy, tcp_proxy
@@ -64,6 +65,8 @@ async def all_screens(
         "python": python_sdk,
         "own": own_client,
         "sse": event_stream,
+        "module": served_module(node_program),
+        "module by sse": served_module(node_program, transport="sse"),
     }
     async with AsyncExitStack() as stack:
         screens, proxies = {}, []

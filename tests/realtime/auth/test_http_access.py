@@ -160,6 +160,8 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/docs/assets/{name}"): [
         Row("", "", "/docs/assets/swagger-ui.css", broken_path="/docs/assets/x")
     ],
+    ("GET", "/zonecast.js"): [Row("public", "", "/zonecast.js")],
+    ("GET", "/zonecast.d.ts"): [Row("public", "", "/zonecast.d.ts")],
     ("POST", "/tickets"): [Row("", "", "/tickets", fine=(201,))],
     ("POST", "/session"): [Row("", "", "/session", fine=(204,))],
     ("DELETE", "/session"): [Row("public", "", "/session", fine=(204,))],
