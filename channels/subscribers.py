@@ -23,8 +23,12 @@ class EndReason(IntEnum):
 
     GONE = 2000
     """The zone was deleted; subscribing again will not help."""
+    REVOKED = 2001
+    """The client may no longer see the channel; subscribing again is for who may anew."""
     RESUME = 2500
     """Subscribe again from the last position."""
+    EXPIRED = 2501
+    """What granted the channel has ended; subscribe again with something newer."""
     ANEW = 2502
     """Forget the position and subscribe again for a snapshot."""
 

@@ -48,9 +48,11 @@ class Disconnect(Enum):
 
     SHUTDOWN = (3001, "shutdown")
     SERVER_ERROR = (3004, "internal server error")
+    EXPIRED = (3005, "connection expired")
     SLOW = (3008, "slow")
     FORCED_TO_RECONNECT = (3011, "force reconnect")
     NO_PONG = (3012, "no pong")
+    INVALID_TOKEN = (3500, "invalid token")
     BAD_REQUEST = (3501, "bad request")
     STALE = (3502, "stale")
     FORCED = (3503, "force disconnect")
@@ -70,12 +72,15 @@ class Problem(Enum):
     """Why a command fails: error code, message, and whether asking again may help."""
 
     INTERNAL = (100, "internal server error", True)
+    UNAUTHORIZED = (101, "unauthorized", False)
     UNKNOWN_CHANNEL = (102, "unknown channel", False)
+    PERMISSION_DENIED = (103, "permission denied", False)
     METHOD_NOT_FOUND = (104, "method not found", False)
     ALREADY_SUBSCRIBED = (105, "already subscribed", False)
     LIMIT_EXCEEDED = (106, "limit exceeded", False)
     BAD_REQUEST = (107, "bad request", False)
     NOT_AVAILABLE = (108, "not available", False)
+    TOKEN_EXPIRED = (109, "token expired", False)
     UNRECOVERABLE = (112, "unrecoverable position", False)
 
 
@@ -102,6 +107,19 @@ class ChannelRequest(msgspec.Struct, frozen=True):
     channel: str
 
 
+class TokenRequest(msgspec.Struct, frozen=True):
+    """The parameters of `connect` and `refresh` that are looked at."""
+
+    token: str = ""
+
+
+class ChannelTokenRequest(msgspec.Struct, frozen=True):
+    """The parameters of `sub_refresh`."""
+
+    channel: str
+    token: str = ""
+
+
 class SubscribeRequest(msgspec.Struct, frozen=True):
     """The parameters of `subscribe` that are looked at; an odd position is a foreign one."""
 
@@ -111,6 +129,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     offset: Any = None
     flag: int = 0
     data: Any = None
+    token: Any = None
 
     def __post_init__(self) -> None:
         _read_minimum(self.channel, self.data)
@@ -247,13 +266,21 @@ def encode_publication(change: Change) -> bytes:
     )
 
 
-def encode_subscribed(command_id: int, start: Start) -> list[bytes]:
-    """Encode the reply to `subscribe` in parts; the snapshot among them is not copied."""
+def encode_subscribed(command_id: int, start: Start, ttl_s: int | None = None) -> list[bytes]:
+    """Encode the reply to `subscribe` in parts; the snapshot among them is not copied.
+
+    Args:
+        command_id: Of the command.
+        start: How the subscription begins.
+        ttl_s: How long it lasts without `sub_refresh`; `None`: as long as the connection.
+    """
     head = b'{"id":%d,"subscribe":{"recoverable":true,"positioned":true,"epoch":%b,"offset":%d' % (
         command_id,
         msgspec.json.encode(start.position.epoch),
         start.position.rev,
     )
+    if ttl_s is not None:
+        head += b',"expires":true,"ttl":%d' % ttl_s
     if start.was_recovering:
         head += b',"was_recovering":true'
     if start.changes is None:
@@ -280,7 +307,9 @@ def encode_history(command_id: int, head: Position, changes: Iterable[Change]) -
 
 _END_REASONS: Final = {
     EndReason.GONE: "gone",
+    EndReason.REVOKED: "permission revoked",
     EndReason.RESUME: "resume",
+    EndReason.EXPIRED: "subscription expired",
     EndReason.ANEW: "state invalidated",
 }
 

@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     """Largest token."""
     token_max_life_s: Annotated[float, Field(gt=0, le=315_360_000)] = 2_592_000
     """Longest life of a token, `iat` to `exp`; revocations are kept for so long."""
+    token_grace_s: float = Field(default=25, ge=0, le=3_600)
+    """How long a WebSocket connection, or a subscription, outlives its token, to be refreshed."""
     token_in_query: bool = False
     """Accept a token in the URL, as `access_token`: URLs end up in logs of proxies."""
     jwks_refresh_s: Positive = 300

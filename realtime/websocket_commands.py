@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from math import ceil
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from structlog.stdlib import BoundLogger
@@ -16,15 +16,18 @@ from channels.feed import Feed, UnknownChannelError
 from channels.names import InvalidChannelError, parse_channel
 from channels.ports import UnavailableError
 from channels.subscribers import Start
+from realtime.auth.policy import Action
 from realtime.centrifuge_codec import (
     REJECT_UNRECOVERED,
     BadRequestError,
     ChannelRequest,
+    ChannelTokenRequest,
     Command,
     HistoryRequest,
     Problem,
     RpcRequest,
     SubscribeRequest,
+    TokenRequest,
     decode_params,
     encode_history,
     encode_problem,
@@ -33,16 +36,13 @@ from realtime.centrifuge_codec import (
 )
 from realtime.channel_history import UnrecoverableError, read_history
 from realtime.settings import Settings
+from realtime.websocket_guest import GuardedSession, ProblemError
+from realtime.websocket_reception import Reception, Work
 from realtime.websocket_session import Session
-
-Work = Callable[[], Awaitable[None]]
-"""The rest of a command that has to wait for something. Called once, or never."""
 
 # Read at import, as it is from files.
 _VERSION: Final = f"zonecast {version('zonecast')}"
-_NOT_AVAILABLE: Final = frozenset(
-    {"publish", "presence", "presence_stats", "refresh", "sub_refresh"}
-)
+_NOT_AVAILABLE: Final = frozenset({"publish", "presence", "presence_stats"})
 _ANSWERABLE: Final = (
     msgspec.DecodeError,
     RecursionError,
@@ -50,6 +50,7 @@ _ANSWERABLE: Final = (
     UnknownChannelError,
     UnrecoverableError,
     UnavailableError,
+    ProblemError,
 )
 
 
@@ -60,6 +61,7 @@ class Commands:
         feed: Where channels are watched and read.
         settings: The bounds.
         node_id: Shown to clients.
+        reception: Says who may what; `None`: no tokens are asked for, and everybody may.
         connected: Told of each session whose client has sent `connect`.
         problem_told: Told of the code of each error reply.
         started: Told how each subscription began.
@@ -72,6 +74,7 @@ class Commands:
         feed: Feed,
         settings: Settings,
         node_id: str,
+        reception: Reception | None,
         connected: Callable[[Session], None],
         problem_told: Callable[[int], None],
         started: Callable[[Start], None],
@@ -80,6 +83,7 @@ class Commands:
         self._feed = feed
         self._settings = settings
         self._node_id = node_id
+        self._reception = reception
         self._connected = connected
         self._problem_told = problem_told
         self._started = started
@@ -90,11 +94,9 @@ class Commands:
 
         Raises:
             BadRequestError: the session is to be ended for it.
+            InvalidTokenError: likewise.
         """
-        if command.method == "connect":
-            self._connect(session, command)
-            return None
-        if not session.is_connected:
+        if not session.is_connected and command.method != "connect":
             raise BadRequestError("a command before connect")
         try:
             work = self._answer(session, command)
@@ -114,6 +116,8 @@ class Commands:
         """Answer a command that failed with why."""
         if isinstance(error, InvalidChannelError | UnknownChannelError):
             self._fail(session, command, Problem.UNKNOWN_CHANNEL)
+        elif isinstance(error, ProblemError):
+            self._fail(session, command, error.problem)
         elif isinstance(error, UnrecoverableError):
             self._fail(session, command, Problem.UNRECOVERABLE)
         elif isinstance(error, UnavailableError):
@@ -129,12 +133,15 @@ class Commands:
 
     def _answer(self, session: Session, command: Command) -> Work | None:
         match command.method:
+            case "connect":
+                return self._connect(session, command)
             case "subscribe":
                 return self._subscribe(session, command, decode_params(command, SubscribeRequest))
             case "unsubscribe":
                 self._unsubscribe(session, command, decode_params(command, ChannelRequest))
             case "history":
                 request = decode_params(command, HistoryRequest)
+                self._require(session, Action.READ_CHANGES, request.channel)
                 parse_channel(request.channel)
                 return partial(self._history, session, command, request)
             case "rpc":
@@ -143,6 +150,8 @@ class Commands:
                 session.write([encode_reply(command, {})])
             case "send":
                 pass  # Asynchronous messages to the server: it has no use for them.
+            case "refresh" | "sub_refresh":
+                return self._refresh(session, command)
             case method if method in _NOT_AVAILABLE:
                 self._fail(session, command, Problem.NOT_AVAILABLE)
             case _:
@@ -153,9 +162,22 @@ class Commands:
         session.write([encode_problem(command.id, problem)])
         self._problem_told(problem.value[0])
 
-    def _connect(self, session: Session, command: Command) -> None:
+    # Who it is
+
+    def _connect(self, session: Session, command: Command) -> Work | None:
         if session.is_connected:
             raise BadRequestError("connected twice")
+        if self._reception is None:
+            self._welcome(session, command, {})
+            return None
+        token = decode_params(command, TokenRequest).token
+        return self._reception.enter(
+            cast("GuardedSession", session),
+            token,
+            lambda ttl_s: self._welcome(session, command, _lasting(ttl_s)),
+        )
+
+    def _welcome(self, session: Session, command: Command, lasting: Mapping[str, object]) -> None:
         session.is_connected = True
         result = {
             "client": session.client_id,
@@ -164,13 +186,60 @@ class Commands:
             "ping": ceil(self._settings.ping_interval_s),
             "pong": True,
             "data": {"node": self._node_id},
+            **lasting,
         }
         session.write([encode_reply(command, result)])
         self._connected(session)
 
+    def _refresh(self, session: Session, command: Command) -> Work | None:
+        if self._reception is None:
+            raise ProblemError(Problem.NOT_AVAILABLE)
+        guarded = cast("GuardedSession", session)
+
+        def renewed(ttl_s: int) -> None:
+            session.write([encode_reply(command, {**about, **_lasting(ttl_s)})])
+
+        if command.method == "refresh":
+            about = {"client": session.client_id, "version": _VERSION}
+            return self._reception.refresh(
+                guarded, decode_params(command, TokenRequest).token, renewed
+            )
+        about = {}
+        request = decode_params(command, ChannelTokenRequest)
+        return self._reception.refresh_channel(guarded, request.channel, request.token, renewed)
+
+    # What it may do
+
+    def _require(self, session: Session, action: Action, channel: str) -> None:
+        if self._reception is not None:
+            self._reception.require(cast("GuardedSession", session), action, channel)
+
+    def may_prepare(self, session: Session, request: SubscribeRequest) -> bool:
+        """Tell whether what a client will subscribe to may be read for it before its turn."""
+        return self._reception is None or self._reception.may_prepare(
+            cast("GuardedSession", session), request
+        )
+
+    async def require_subscribe(self, session: Session, request: SubscribeRequest) -> None:
+        """Check that a client may have what it will ask for later.
+
+        Raises what `answer_later` answers.
+        """
+        if self._reception is not None:
+            await self._reception.require_subscribe(cast("GuardedSession", session), request)
+
     def _subscribe(
         self, session: Session, command: Command, request: SubscribeRequest
     ) -> Work | None:
+        if self._reception is None:
+            return self._follow(session, command, request)
+        return self._reception.subscribe(
+            cast("GuardedSession", session),
+            request,
+            partial(self._follow, session, command, request),
+        )
+
+    def _follow(self, session: Session, command: Command, request: SubscribeRequest) -> Work | None:
         channel = parse_channel(request.channel)
         if self._feed.watches(session, channel):
             self._fail(session, command, Problem.ALREADY_SUBSCRIBED)
@@ -204,6 +273,13 @@ class Commands:
         """Reply to a subscribe command in the step in which the feed attaches the session."""
         if session.close_code is not None:
             return False
+        ttl_s = None
+        if self._reception is not None:
+            try:
+                ttl_s = self._reception.start(cast("GuardedSession", session), request)
+            except ProblemError as error:
+                self._fail(session, command, error.problem)
+                return False
         if start.changes is None:
             if start.was_recovering and request.flag & REJECT_UNRECOVERED:
                 self._fail(session, command, Problem.UNRECOVERABLE)
@@ -211,7 +287,7 @@ class Commands:
             if len(start.replica.snapshot()) > self._settings.snapshot_max_bytes:
                 self._fail(session, command, Problem.LIMIT_EXCEEDED)
                 return False
-        session.write(encode_subscribed(command.id, start), exempt=True)
+        session.write(encode_subscribed(command.id, start, ttl_s), exempt=True)
         session.count_channel(1)
         self._started(start)
         return True
@@ -222,6 +298,8 @@ class Commands:
         if self._feed.watches(session, request.channel):
             session.count_channel(-1)
             self._feed.unsubscribe(session, request.channel)
+            if self._reception is not None:
+                self._reception.unsubscribed(cast("GuardedSession", session), request.channel)
         session.write([encode_reply(command, {})])
 
     async def _history(self, session: Session, command: Command, request: HistoryRequest) -> None:
@@ -231,13 +309,16 @@ class Commands:
             max_changes=self._settings.history_max_changes,
             max_bytes=self._settings.slow_buffer_max_bytes,
         )
+        self._require(session, Action.READ_CHANGES, request.channel)
         session.write(encode_history(command.id, head, changes))
 
     def _call(self, session: Session, command: Command, request: RpcRequest) -> Work | None:
         if request.method != "digest":
             self._fail(session, command, Problem.METHOD_NOT_FOUND)
             return None
-        channel = parse_channel(msgspec.json.decode(request.data, type=ChannelRequest).channel)
+        name = msgspec.json.decode(request.data, type=ChannelRequest).channel
+        self._require(session, Action.READ_DIGEST, name)
+        channel = parse_channel(name)
         replica = self._feed.current(channel)
         if replica is not None:
             found = DigestAt(channel, replica.position, replica.digest(), from_replica=True)
@@ -246,6 +327,11 @@ class Commands:
 
         async def read() -> None:
             found = await self._feed.digest(channel)
+            self._require(session, Action.READ_DIGEST, channel)
             session.write([encode_reply(command, {"data": found.document()})])
 
         return read
+
+
+def _lasting(ttl_s: int) -> dict[str, object]:
+    return {"expires": True, "ttl": ttl_s}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -25,7 +26,8 @@ from realtime.centrifuge_codec import (
 from realtime.settings import Settings
 from realtime.waiting_room import Waiting, WaitingRoom
 from realtime.websocket_backlog import Backlog
-from realtime.websocket_commands import Commands, Work
+from realtime.websocket_commands import Commands
+from realtime.websocket_reception import InvalidTokenError, Work
 from realtime.websocket_session import Session
 
 EXECUTE_MAX_COMMANDS: Final = 100
@@ -107,7 +109,11 @@ class Conversations:
             return
         backlog.is_prepared = True
         room = self._settings.max_subscriptions_per_connection - session.channel_count
-        channels = islice(filter(None, map(_subscribed, backlog.commands)), max(0, room))
+        requests = islice(filter(None, map(_subscribed, backlog.commands)), max(0, room))
+        # Whoever may not have a channel causes no work for it either.
+        channels = [
+            request.channel for request in requests if self._commands.may_prepare(session, request)
+        ]
         backlog.prepared += self._feed.prepare(dict.fromkeys(channels))
 
     def _release(self, backlog: Backlog) -> None:
@@ -149,6 +155,10 @@ class Conversations:
     def _fail_session(self, session: Session, error: Exception) -> None:
         if isinstance(error, BadRequestError):
             self.refuse(session, error.why)
+            return
+        if isinstance(error, InvalidTokenError):
+            self._log.info("refused", client=session.client_id, why=error.why)
+            session.end(Disconnect.INVALID_TOKEN)
             return
         session.end(Disconnect.SERVER_ERROR)
         self._log.error("session failed", client=session.client_id, exc_info=error)
@@ -227,6 +237,7 @@ class Conversations:
         if request is None or request.minimum is None:
             await self._execute_in_turn(session, backlog, command)
             return
+        await self._commands.require_subscribe(session, request)
         channel = parse_channel(request.channel)
         async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
             await self._execute_in_turn(session, backlog, command)
@@ -253,13 +264,14 @@ async def _add_when_room(room: WaitingRoom, waiting: Waiting) -> None:
     room.add(waiting)
 
 
-def _subscribed(command: Command) -> str | None:
-    """Return the channel that a command subscribes to, if it does and there may be such a one."""
+def _subscribed(command: Command) -> SubscribeRequest | None:
+    """Return what a command subscribes to, if it does and there may be such a channel."""
     request = _read(command, SubscribeRequest) if command.method == "subscribe" else None
-    try:
-        return None if request is None else parse_channel(request.channel)
-    except InvalidChannelError:
-        return None
+    if request is not None:
+        with contextlib.suppress(InvalidChannelError):
+            parse_channel(request.channel)
+            return request
+    return None
 
 
 def _read(command: Command, kind: type[Params]) -> Params | None:

@@ -9,6 +9,10 @@ from typing import Any, Final
 import structlog
 from starlette.applications import Starlette
 
+from realtime.auth import errors as auth_errors
+from realtime.auth.credentials import Credentials, Source
+from realtime.auth.errors import Reason
+from realtime.auth.gate import Gate
 from realtime.centrifuge_codec import Disconnect
 from realtime.connections import Card
 from realtime.heartbeat import Heartbeat
@@ -16,8 +20,16 @@ from realtime.node import Node
 from realtime.proxies import Proxies
 from realtime.websocket_commands import Commands
 from realtime.websocket_conversation import Conversations
-from realtime.websocket_handshake import Handshake, RefusedError, check_handshake, refusal
+from realtime.websocket_guest import GuardedSession, Hall
+from realtime.websocket_handshake import (
+    TOKEN_SUBPROTOCOL,
+    Handshake,
+    RefusedError,
+    check_handshake,
+    refusal,
+)
 from realtime.websocket_protocol import WireBounds
+from realtime.websocket_reception import Reception
 from realtime.websocket_session import House, Outbox, Session
 
 PATHS: Final = frozenset({"/connection/websocket", "/ws"})
@@ -86,6 +98,7 @@ class _Lobby:
             feed=node.feed,
             settings=settings,
             node_id=node.node_id,
+            reception=self._reception(node),
             connected=self._connected,
             problem_told=node.metrics.protocol_error,
             started=partial(node.metrics.subscription_started, TRANSPORT),
@@ -108,6 +121,12 @@ class _Lobby:
         )
         self._connections: set[Any] = set()
 
+    def _reception(self, node: Node) -> Reception | None:
+        if node.gate.is_open:
+            return None
+        grace_s = node.settings.token_grace_s
+        return Reception(Hall(node.gate, node.feed, self._heartbeat, grace_s))
+
     def _count_traffic(self) -> None:
         self.node.metrics.bytes_sent(TRANSPORT, self._outbox.sent_bytes)
         self._outbox.sent_bytes = 0
@@ -123,10 +142,16 @@ class _Lobby:
         if handshake.path not in PATHS:
             raise RefusedError(404, "there is no WebSocket here")
         acceptance = check_handshake(handshake)
-        if not self.node.gate.is_open:
-            raise RefusedError(401, "WebSockets take no tokens yet")
+        gate = self.node.gate
+        if not gate.origins.allows(handshake.scope):
+            self.node.metrics.entry_refused(Reason.ORIGIN)
+            raise RefusedError(403, "pages of this origin may not connect")
         opened_s = asyncio.get_running_loop().time()
-        session = Session(transport, self._house, opened_s)
+        session = (
+            Session(transport, self._house, opened_s)
+            if gate.is_open
+            else GuardedSession(transport, self._house, opened_s, _shown(gate, handshake))
+        )
         peer = self._proxies.client_of(handshake.peer or "", handshake.headers)
         card = Card(session.client_id, TRANSPORT, peer)
         if not self.node.connections.admit(session, card):
@@ -162,6 +187,23 @@ class _Lobby:
             code=code,
             duration_s=round(duration_s, 3),
         )
+
+
+def _shown(gate: Gate, handshake: Handshake) -> Credentials | auth_errors.RefusedError:
+    """Find what a handshake carries; it is judged when `connect` brings nothing better.
+
+    A page may only be told why it isn't let in once it is connected.
+    """
+    try:
+        found = gate.credentials(handshake.scope, tickets=True)
+    except auth_errors.RefusedError as error:
+        return error
+    if found.source is not Source.HEADER:
+        for name in handshake.offered_subprotocols:
+            if name.startswith(TOKEN_SUBPROTOCOL):
+                token = name.removeprefix(TOKEN_SUBPROTOCOL).decode("latin-1")
+                return Credentials(Source.SUBPROTOCOL, token)
+    return found
 
 
 def _known_code(code: int | None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from websockets.utils import accept_key
@@ -20,6 +20,8 @@ from websockets.utils import accept_key
 HEADER_LINE_MAX_BYTES: Final = 8_192
 HEADERS_MAX: Final = 128
 SUBPROTOCOL: Final = "centrifuge-json"
+TOKEN_SUBPROTOCOL: Final = b"bearer."
+"""What a subprotocol begins with that is a token: never echoed."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -43,6 +45,22 @@ class Handshake:
     query: bytes
     headers: Headers
     peer: str | None
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The same in the terms of ASGI, for who finds out who it is."""
+        return {
+            "type": "websocket",
+            "path": self.path,
+            "query_string": self.query,
+            "headers": self.headers,
+        }
+
+    @property
+    def offered_subprotocols(self) -> list[bytes]:
+        """The subprotocols that the client offers."""
+        offered = b",".join(self.values(b"sec-websocket-protocol"))
+        return [name.strip() for name in offered.split(b",")]
 
     def values(self, name: bytes) -> list[bytes]:
         """Return what a header says, each time that it is there."""
@@ -102,8 +120,7 @@ def check_handshake(handshake: Handshake) -> Acceptance:
         needed = {"Sec-WebSocket-Version": "13"}
         raise RefusedError(426, "this node speaks version 13 of the WebSocket protocol", needed)
     key = _read_key(handshake.values(b"sec-websocket-key"))
-    offered = b",".join(handshake.values(b"sec-websocket-protocol")).split(b",")
-    is_offered = SUBPROTOCOL.encode() in {name.strip() for name in offered}
+    is_offered = SUBPROTOCOL.encode() in handshake.offered_subprotocols
     return Acceptance(key, SUBPROTOCOL if is_offered else None)
 
 

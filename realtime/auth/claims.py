@@ -6,15 +6,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from channels.zone_grants import InvalidPatternError, ZoneGrant, ZonePatterns
+from channels.names import DIRECTORY, UNASSIGNED, zone_id_of
+from channels.zone_grants import ALL_ZONES, WILDCARD, InvalidPatternError, ZoneGrant, ZonePatterns
 from realtime.auth.errors import Reason, RefusedError
 from realtime.auth.principal import Principal, Scope
 
 SUBJECT_MAX_CHARS: Final = 255
 TOKEN_ID_MAX_CHARS: Final = 255
 MAX_PATTERNS: Final = 256
+SHARED_MAX: Final = 256
+"""Grants and scopes of so many kinds are made once for all who have them: connections are many."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -36,7 +40,9 @@ class ChannelGrant:
     """What a subscription token grants: one channel to one subject.
 
     Attributes:
-        principal: Who, with the zones of its connection left out.
+        principal: Who, with just what the channel needs: so the policy is asked about it as
+            about any other, and what was taken from the subject counts here, too. For this
+            channel alone; who has it doesn't have what else its zones may be good for.
         channel: The channel, as the subscribe names it.
     """
 
@@ -71,7 +77,17 @@ def channel_grant_of(claims: Mapping[str, Any], limits: ClaimLimits, now_s: floa
         raise _wrong("channel: must be the channel's name")
     if "zones" in claims or "scope" in claims:
         raise _wrong("a token for one channel has neither zones nor scope")
-    return ChannelGrant(_principal_of(claims, limits, now_s), channel)
+    granted = {"scope": Scope.READ.value, "zones": list(_zones_of(channel))}
+    return ChannelGrant(_principal_of({**claims, **granted}, limits, now_s), channel)
+
+
+def _zones_of(channel: str) -> tuple[str, ...]:
+    if channel in {DIRECTORY, UNASSIGNED}:
+        return ALL_ZONES.granted.patterns
+    zone_id = zone_id_of(channel)
+    if zone_id is None or WILDCARD in zone_id:
+        raise _wrong("channel: there is none of this name")
+    return (zone_id,)
 
 
 def _principal_of(claims: Mapping[str, Any], limits: ClaimLimits, now_s: float) -> Principal:
@@ -89,7 +105,7 @@ def _principal_of(claims: Mapping[str, Any], limits: ClaimLimits, now_s: float) 
     return Principal(
         subject=subject,
         scopes=_scopes(claims),
-        zones=ZoneGrant(_patterns(claims)),
+        zones=_zones(claims),
         issued_at_s=issued_at_s,
         # As long as a new connection would be let in with it.
         expires_at_s=expires_at_s + limits.leeway_s,
@@ -115,21 +131,31 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[Scope]:
     value = claims.get("scope", "")
     if not isinstance(value, str):
         raise _wrong("scope: must be words parted by spaces: read write admin")
+    return _shared_scopes(value)
+
+
+@lru_cache(maxsize=SHARED_MAX)
+def _shared_scopes(text: str) -> frozenset[Scope]:
     known = {scope.value: scope for scope in Scope}
     # Others are for other services that take the same token.
-    return frozenset(known[word] for word in value.split() if word in known)
+    return frozenset(known[word] for word in text.split() if word in known)
 
 
-def _patterns(claims: Mapping[str, Any]) -> ZonePatterns:
+def _zones(claims: Mapping[str, Any]) -> ZoneGrant:
     value = claims.get("zones", [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong('zones: must be a list of patterns, such as ["F1-*"]')
     if len(value) > MAX_PATTERNS:
         raise _wrong(f"zones: at most {MAX_PATTERNS} patterns")
     try:
-        return ZonePatterns.parse(value)
+        return _shared_grant(tuple(value))
     except InvalidPatternError as error:
         raise _wrong(f"zones: {error}") from None
+
+
+@lru_cache(maxsize=SHARED_MAX)
+def _shared_grant(patterns: tuple[str, ...]) -> ZoneGrant:
+    return ZoneGrant(ZonePatterns.parse(patterns))
 
 
 def _wrong(detail: str) -> RefusedError:

@@ -23,6 +23,7 @@ class Source(Enum):
 
     HEADER = "header"
     TICKET = "ticket"
+    SUBPROTOCOL = "subprotocol"
     QUERY = "query"
     COOKIE = "cookie"
     NONE = "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from starlette.types import Scope as AsgiScope
@@ -209,6 +209,21 @@ class Gate:
         with self._counted():
             return self.revocations.check(self._principal_of(self._verifier, token))
 
+    def at_hand(self, credentials: Credentials) -> Principal | None:
+        """Return whom credentials are of; `None`: `authenticate` has to be awaited for it.
+
+        Raises:
+            RefusedError: they are of nobody.
+            UnavailableError: what was taken back is not known now.
+        """
+        if self._verifier is None:
+            return ANYBODY
+        if credentials.source is not Source.TICKET:
+            with self._fetchable():
+                principal = self._principal_of(self._verifier, credentials.text)
+                return self.revocations.check(principal)
+        return None
+
     async def authenticate_token(self, token: str) -> Principal:
         """Return whom a token is of, fetching its key where needed. Cancel-safe.
 
@@ -218,35 +233,48 @@ class Gate:
         """
         if self._verifier is None:
             return ANYBODY
-        await self._prepare(self._verifier, token)
+        await self._prepare(token)
         return self.authenticate_now(token)
 
-    async def channel_grant(self, token: str, holder: Principal) -> ChannelGrant:
+    async def channel_grant(self, token: str, channel: str, holder: Principal) -> ChannelGrant:
         """Return what a subscription token grants to the holder of a connection. Cancel-safe.
 
         Raises:
-            RefusedError: it is not valid, taken back, or somebody else's.
+            RefusedError: it is not valid, taken back, somebody else's, or for another channel.
             UnavailableError: keys or revocations can't be asked now.
         """
+        await self._prepare(token)
+        with self._counted():
+            return self._channel_grant_of(token, channel, holder)
+
+    def channel_grant_at_hand(
+        self, token: str, channel: str, holder: Principal
+    ) -> ChannelGrant | None:
+        """Do the same without waiting; `None`: a key has to be fetched for it."""
+        with self._fetchable():
+            return self._channel_grant_of(token, channel, holder)
+        return None
+
+    def _channel_grant_of(self, token: str, channel: str, holder: Principal) -> ChannelGrant:
         verifier = self._verifier
         if verifier is None:
             raise RefusedError(Reason.NOT_HERE, "no tokens are used here")
-        await self._prepare(verifier, token)
-        with self._counted():
-            grant = channel_grant_of(
-                verifier.verify(token), verifier.rules.claims, verifier.unix_s()
-            )
-            if grant.principal.subject != holder.subject:
-                raise RefusedError(Reason.CLAIMS, "sub: the token is somebody else's")
-            self.revocations.check(grant.principal)
-            return grant
+        grant = channel_grant_of(verifier.verify(token), verifier.rules.claims, verifier.unix_s())
+        if grant.principal.subject != holder.subject:
+            raise RefusedError(Reason.CLAIMS, "sub: the token is somebody else's")
+        if grant.channel != channel:
+            raise RefusedError(Reason.CLAIMS, "channel: the token is for another one")
+        left = self.revocations.check(grant.principal)
+        if not self.policy.allows_channel(left, Action.SUBSCRIBE, channel):
+            raise RefusedError(Reason.REVOKED, "the zone was taken back")
+        return replace(grant, principal=left)
 
-    async def _prepare(self, verifier: TokenVerifier, token: str) -> None:
+    async def _prepare(self, token: str) -> None:
         """Fetch keys until the token's is at hand, or is known not to be there."""
-        if self._fetcher is None or not token:
+        if self._fetcher is None or self._verifier is None or not token:
             return
         try:
-            verifier.verify(token)
+            self._verifier.verify(token)
         except UnknownKeyError as error:
             await self._fetcher.fetch(error.key_id)
         except RefusedError:
@@ -256,6 +284,17 @@ class Gate:
         if not token:
             raise RefusedError(Reason.MISSING, "send a token, as in Authorization: Bearer TOKEN")
         return principal_of(verifier.verify(token), verifier.rules.claims, verifier.unix_s())
+
+    @contextmanager
+    def _fetchable(self) -> Iterator[None]:
+        """Count refusals, but pass over a key that is not known yet and can be fetched."""
+        try:
+            yield
+        except RefusedError as error:
+            if self._fetcher is not None and isinstance(error, UnknownKeyError):
+                return
+            self._refused(error.reason)
+            raise
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

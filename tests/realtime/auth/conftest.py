@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from tests.realtime.auth.minter import Minter
+from tests.realtime.auth.token_kinds import ELSEWHERE, HERE
 
 if TYPE_CHECKING:
     from realtime.settings import Settings
@@ -51,3 +52,28 @@ async def guarded(
     """An embedded node that takes the minter's tokens, and a client of it."""
     async with start_guarded(sqlite_url) as found:
         yield found
+
+
+@pytest.fixture
+async def prepared(
+    guarded: tuple[httpx.AsyncClient, LiveNode], minter: Minter
+) -> httpx.AsyncClient:
+    """A node with a user in each kind of place, and with revocations."""
+    client, _ = guarded
+    root = minter.header(zones=["*"], scope="read write admin", sub="root")
+    for zone_id in (HERE, ELSEWHERE):
+        body = {"zone_id": zone_id, "name": zone_id}
+        assert (await client.post("/zones", json=body, headers=root)).status_code == 201
+    places: tuple[tuple[int, str | None], ...] = ((11, HERE), (12, ELSEWHERE), (13, None))
+    for global_id, place in places:
+        user = {"global_id": global_id, "name": "x", "zone_id": place}
+        assert (await client.post("/users", json=user, headers=root)).status_code == 201
+    revoked: tuple[dict[str, Any], ...] = (
+        {"sub": "eve"},
+        {"jti": "stolen"},
+        {"sub": "taken", "zones": ["*"]},
+    )
+    for what in revoked:
+        answer = await client.post("/admin/revoke", json=what, headers=root)
+        assert answer.status_code == 204
+    return client

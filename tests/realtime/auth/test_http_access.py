@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
-import jwt
 import pytest
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from realtime.app import build_app
-from tests.realtime.auth.minter import OTHER_SECRET, Minter, bearer
+from tests.realtime.auth.minter import Minter, bearer
+from tests.realtime.auth.token_kinds import ELSEWHERE, HERE, VALID, invalid_tokens
 
-if TYPE_CHECKING:
-    from tests.realtime.conftest import LiveNode
-
-HERE, ELSEWHERE = "F1-Z1", "F2-Z1"
 ADA, EVE, NOBODY = 1, 2, 3
 """Ids of users: in HERE, in ELSEWHERE, and in no zone."""
 
@@ -182,57 +176,6 @@ STREAMS = {"/sse", "/ws", "/connection/websocket"}
 """Walked by tests of their own."""
 
 
-def invalid_tokens(minter: Minter) -> Iterator[tuple[str, str | None]]:
-    """Yield what lets nobody in."""
-    now_s = int(time.time())
-    everything = {"zones": ["*"], "scope": "read write admin"}
-    yield "none", None
-    yield "nonsense", "nonsense"
-    yield "empty parts", ".."
-    yield "expired", minter.token(**everything, iat=now_s - 900, exp=now_s - 300)
-    yield "not valid yet", minter.token(**everything, nbf=now_s + 300)
-    yield "issued in the future", minter.token(**everything, iat=now_s + 300, exp=now_s + 900)
-    yield "wrong audience", minter.token(**everything, aud="other")
-    yield "no audience", minter.token(**everything, aud=None)
-    yield "wrong issuer", minter.token(**everything, iss="other")
-    yield "wrong signature", Minter(secret=OTHER_SECRET).token(**everything)
-    yield "no exp", minter.token(**everything, exp=None)
-    yield "no sub", minter.token(**everything, sub=None)
-    yield "lives for ever", minter.token(**everything, exp=now_s + 10**9)
-    yield "zones of the wrong kind", minter.token(zones="*", scope="read")
-    yield "for one channel", minter.token(channel=f"zone:{HERE}")
-    yield "revoked subject", minter.token(**everything, sub="eve", iat=now_s - 60)
-    yield "revoked token", minter.token(**everything, jti="stolen")
-    yield "altered", altered(minter.token(zones=[], scope=""), everything)
-    yield "alg none", unsigned(minter.claims(**everything))
-
-
-def altered(token: str, claims: dict[str, Any]) -> str:
-    header, payload, signature = token.split(".")
-    found = json.loads(base64.urlsafe_b64decode(payload + "=="))
-    changed = json.dumps({**found, **claims}).encode()
-    return ".".join((header, base64.urlsafe_b64encode(changed).rstrip(b"=").decode(), signature))
-
-
-def unsigned(claims: dict[str, Any]) -> str:
-    return jwt.encode(claims, "", "none")
-
-
-VALID: dict[str, tuple[str, list[str], str]] = {
-    "nothing": ("", [], ""),
-    "read elsewhere": ("read", [ELSEWHERE], ""),
-    "read here": ("read", [HERE], "read here"),
-    "read by pattern": ("read", ["F1-*"], "read here"),
-    "read all": ("read", ["*"], "read all"),
-    "write elsewhere": ("write", [ELSEWHERE], ""),
-    "write here": ("write", [HERE], "write here"),
-    "write by pattern": ("write", ["*-Zx", "F1-*"], "write here"),
-    "write all": ("write", ["*"], "write all"),
-    "admin": ("admin", ["*"], "admin"),
-    "read here with all taken": ("read", ["*"], ""),
-}
-
-
 def expected(row: Row, kind: str) -> tuple[int, ...]:
     """Say by the row alone what is answered to a valid token."""
     scope, _, _ = VALID[kind]
@@ -255,31 +198,6 @@ async def ask(
 ) -> httpx.Response:
     headers = {} if token is None else bearer(token)
     return await client.request(method, path, json=body, headers=headers)
-
-
-@pytest.fixture
-async def prepared(
-    guarded: tuple[httpx.AsyncClient, LiveNode], minter: Minter
-) -> httpx.AsyncClient:
-    """A node with a user in each kind of place, and with revocations."""
-    client, _ = guarded
-    root = minter.header(zones=["*"], scope="read write admin", sub="root")
-    for zone_id in (HERE, ELSEWHERE):
-        body = {"zone_id": zone_id, "name": zone_id}
-        assert (await client.post("/zones", json=body, headers=root)).status_code == 201
-    places: tuple[tuple[int, str | None], ...] = ((11, HERE), (12, ELSEWHERE), (13, None))
-    for global_id, place in places:
-        user = {"global_id": global_id, "name": "x", "zone_id": place}
-        assert (await client.post("/users", json=user, headers=root)).status_code == 201
-    revoked: tuple[dict[str, Any], ...] = (
-        {"sub": "eve"},
-        {"jti": "stolen"},
-        {"sub": "taken", "zones": ["*"]},
-    )
-    for what in revoked:
-        answer = await client.post("/admin/revoke", json=what, headers=root)
-        assert answer.status_code == 204
-    return client
 
 
 def routes_of(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
