@@ -34,7 +34,7 @@ def split_ready(
         if blocked_from
         else []
     )
-    return _side_by_side(ready), waiting
+    return side_by_side(ready), waiting
 
 
 def _blocked(
@@ -63,7 +63,7 @@ def _blocked(
     return blocked_from
 
 
-def _side_by_side(ready: Sequence[Change]) -> list[Change]:
+def side_by_side(ready: Sequence[Change]) -> list[Change]:
     """Order changes so that each transaction's stand together.
 
     Heads are locked until commit, so transactions that share channels come in the same order

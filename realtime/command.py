@@ -28,7 +28,10 @@ from realtime.addresses import DEFAULT_URL, check_url
 from realtime.app import database_config, occupied, retention_config
 from realtime.auth.assembly import fixed_keys
 from realtime.auth.exposure import check_exposure
+from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.check_command import check_configuration
+from realtime.client import WatchError
+from realtime.client.address import websocket_url
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
 from realtime.replay import Replay, ReplayOptions
@@ -40,7 +43,6 @@ from realtime.settings import Settings, SettingsError, load_settings
 from realtime.token_command import TokenError, token
 from realtime.verify_command import verify
 from realtime.watch import watch_json, watch_table
-from realtime.watch_stream import WatchError, websocket_url
 
 INTERRUPTED: Final = 130
 SPEED_DEFAULT: Final = "60"
@@ -228,7 +230,7 @@ def prune(
 
 
 @app.command()
-def replay(
+def replay(  # noqa: PLR0917 - options of a command line.
     file: Annotated[Path, typer.Argument(help="CSV: time,badge,zone_id.", metavar="FILE")],
     url: UrlOption = DEFAULT_URL,
     speed: Annotated[
@@ -245,13 +247,15 @@ def replay(
     strict: Annotated[  # noqa: FBT002 - an option of a command line.
         bool, typer.Option("--strict", help="Write nothing when a line is malformed.")
     ] = False,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Replay recorded moves into a running service; it makes the zones and users it needs."""
     factor = _read_speed(speed)
     if batch_window is None:
         batch_window = 0.0 if factor else MAX_WINDOW_S
     check_url(url)
-    options = ReplayOptions(url, factor, batch_window, strict)
+    options = ReplayOptions(url, factor, batch_window, strict, token=given_token(token, token_file))
     with ReplayDisplay(Console(stderr=True), file.name) as display:
         replaying = Replay(file, options, warn=display.warn, progressed=display.progressed)
         report = asyncio.run(replaying.run())
@@ -279,17 +283,20 @@ def watch(
     json: Annotated[  # noqa: FBT002 - an option of a command line.
         bool, typer.Option("--json", help="JSON lines, as in a pipe.")
     ] = False,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Watch zones: a live table in a terminal, JSON lines in a pipe."""
     for zone_id in zones:
         if not is_zone_id(zone_id):
             raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="ZONE")
     check_url(url)
+    given = given_token(token, token_file)
     console = Console()
     if json or not console.is_terminal:
-        asyncio.run(watch_json(url, zones, _write_line))
+        asyncio.run(watch_json(url, zones, given, _write_line))
     else:
-        asyncio.run(watch_table(url, zones, console))
+        asyncio.run(watch_table(url, zones, given, console))
 
 
 def _write_line(line: str) -> None:

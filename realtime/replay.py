@@ -11,13 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from channels.changes import Change
 from channels.positions import Position
+from realtime.client import Changed, Token, Watch, WatchedZone, WatchError, watch
 from realtime.replay_api import ReplayApi, ReplayError
 from realtime.roster import Roster
 from realtime.trace import MalformedLine, Reading, Trace
-from realtime.watch_stream import WatchError, WatchStream
-from realtime.watched_zone import WatchedZone
 
 BATCH_MAX_ROWS: Final = 1_000
 LINES_PER_READ: Final = 64
@@ -38,12 +36,14 @@ class ReplayOptions:
         batch_window_s: Seconds of the trace that are moved in one transaction; 0: each
             reading by itself.
         strict: Stop before anything is written when a line is malformed.
+        token: What the service asks for.
     """
 
     url: str
     speed: float = 1.0
     batch_window_s: float = 0.0
     strict: bool = False
+    token: Token | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -101,29 +101,6 @@ class ReplayReport:
         return self.readings / self.seconds if self.seconds else 0.0
 
 
-class _Stopwatch:
-    """Counts how long changes take to arrive."""
-
-    def __init__(self, delays: DelayCounts) -> None:
-        self._delays = delays
-
-    def on_snapshot(self, zone: WatchedZone) -> None:
-        """Ignore a state."""
-
-    def on_recovered(self, zone: WatchedZone) -> None:
-        """Ignore a resumed subscription; what was missed counts with its whole delay."""
-
-    def on_changes(self, changes: list[Change]) -> None:
-        """Count a transaction's delay, by the clocks of the service and of this machine."""
-        self._delays.add(time.time_ns() // 1_000_000 - changes[0].time_ms)
-
-    def on_status(self, state: str, since_ms: int | None) -> None:
-        """Ignore the connection's state."""
-
-    def on_gone(self, zone: WatchedZone) -> None:
-        """Ignore a deletion."""
-
-
 class Replay:
     """Replays one trace.
 
@@ -164,28 +141,29 @@ class Replay:
                 with `strict`, a line is malformed.
         """
         trace = await self._open()
-        watch = WatchStream(self._options.url, (), _Stopwatch(self.report.delays))
-        async with ReplayApi(self._options.url, GIVE_UP_AFTER_S) as api:
+        options = self._options
+        async with ReplayApi(options.url, GIVE_UP_AFTER_S, options.token) as api:
             roster = Roster(api)
             await roster.load()
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    watching = tasks.create_task(self._watch(watch))
-                    await self._send_all(trace, api, roster, watch)
+                async with (
+                    watch(options.url, token=options.token, wait=False) as zones,
+                    asyncio.TaskGroup() as tasks,
+                ):
+                    watching = tasks.create_task(self._measure(zones))
+                    await self._send_all(trace, api, roster, zones)
                     if self.report.unwatched is None:
-                        await self._compare(api, watch)
+                        await self._compare(api, zones)
                     watching.cancel()
             except ExceptionGroup as group:
                 raise group.exceptions[0] from None
         return self.report
 
-    async def _send_all(
-        self, trace: Trace, api: ReplayApi, roster: Roster, watch: WatchStream
-    ) -> None:
+    async def _send_all(self, trace: Trace, api: ReplayApi, roster: Roster, zones: Watch) -> None:
         began_s = time.monotonic()
         async with contextlib.aclosing(self._batches(trace)) as batches:
             async for batch in batches:
-                await self._send(batch, api, roster, watch)
+                await self._send(batch, api, roster, zones)
                 self.report.seconds = time.monotonic() - began_s
                 self._progressed(self.report, trace.read_bytes / max(1, trace.size_bytes))
 
@@ -205,9 +183,15 @@ class Replay:
             self.report.skipped = len(malformed)
             raise ReplayError(f"{len(malformed)} malformed lines; nothing was written")
 
-    async def _watch(self, watch: WatchStream) -> None:
+    async def _measure(self, zones: Watch) -> None:
+        """Count each transaction's delay, by the clocks of the service and of this machine.
+
+        What was missed while the connection was lost counts with its whole delay.
+        """
         try:
-            await watch.run()
+            async for update in zones:
+                if isinstance(update, Changed):
+                    self.report.delays.add(time.time_ns() // 1_000_000 - update.time_ms)
         except WatchError as error:
             # The moves matter more than their measurement.
             self.report.unwatched = str(error)
@@ -250,14 +234,14 @@ class Replay:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
 
     async def _send(
-        self, batch: list[Reading], api: ReplayApi, roster: Roster, watch: WatchStream
+        self, batch: list[Reading], api: ReplayApi, roster: Roster, zones: Watch
     ) -> None:
         """Make what is missing, then move everybody of the batch in one transaction."""
         for zone_id in dict.fromkeys(reading.zone_id for reading in batch):
             if zone_id not in self._made_zones:
                 await api.make_zone(zone_id)
                 self._made_zones.add(zone_id)
-                watch.add(zone_id)
+                zones.add(zone_id)
         await roster.enrol(reading.badge for reading in batch)
         self._positions |= await api.transfer(batch, roster.user_ids)
         self.report.transactions += 1
@@ -267,26 +251,27 @@ class Replay:
                 roster.zone_ids[reading.badge] = reading.zone_id
                 self.report.moves += 1
 
-    async def _compare(self, api: ReplayApi, watch: WatchStream) -> None:
+    async def _compare(self, api: ReplayApi, zones: Watch) -> None:
         """Wait until everything has arrived, and compare each zone with the database."""
         arrivals = {
-            zone_id: position
-            for zone_id, position in self._positions.items()
-            if zone_id in watch.zones
+            zone_id: position for zone_id, position in self._positions.items() if zone_id in zones
         }
-        await watch.wait_for(arrivals, ARRIVE_TIMEOUT_S)
-        for zone_id, zone in watch.zones.items():
-            if await self._is_equal(api, watch, zone):
-                self.report.equal_zones += 1
-            else:
-                self.report.unequal_zones.append(zone_id)
+        try:
+            await zones.wait_for(arrivals, ARRIVE_TIMEOUT_S)
+            for zone_id, zone in zones.items():
+                if await self._is_equal(api, zones, zone):
+                    self.report.equal_zones += 1
+                else:
+                    self.report.unequal_zones.append(zone_id)
+        except WatchError as error:
+            self.report.unwatched = str(error)
 
-    async def _is_equal(self, api: ReplayApi, watch: WatchStream, zone: WatchedZone) -> bool:
+    async def _is_equal(self, api: ReplayApi, zones: Watch, zone: WatchedZone) -> bool:
         # Others may write meanwhile: only digests at the same position can be compared.
         for _ in range(COMPARE_MAX_TRIES):
             with contextlib.suppress(ReplayError):
                 position, digest = await api.read_digest(zone.zone_id)
-                await watch.wait_for({zone.zone_id: position}, ARRIVE_TIMEOUT_S)
+                await zones.wait_for({zone.zone_id: position}, ARRIVE_TIMEOUT_S)
                 if zone.position == position:
                     return zone.digest() == digest
         return False

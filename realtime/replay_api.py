@@ -13,8 +13,10 @@ import msgspec
 
 from channels.names import zone_id_of
 from channels.positions import InvalidPositionError, Position
+from realtime.bearer import auth_of
+from realtime.client import Token
+from realtime.client.address import is_loopback
 from realtime.trace import Reading
-from realtime.watch_stream import is_loopback
 
 PAGE_ROWS: Final = 1_000
 REQUEST_TIMEOUT_S: Final = 40.0
@@ -51,10 +53,13 @@ class ProblemAnswerError(ReplayError):
         return self.status in _TEMPORARY or (self.status == 409 and self.kind == "conflict")
 
 
-def http_client(url: str) -> httpx.AsyncClient:
+def http_client(url: str, token: Token | None = None) -> httpx.AsyncClient:
     """Build a client of a service; proxies of the environment are not for this machine."""
     return httpx.AsyncClient(
-        base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=not is_loopback(url)
+        base_url=url,
+        timeout=REQUEST_TIMEOUT_S,
+        trust_env=not is_loopback(url),
+        auth=auth_of(token),
     )
 
 
@@ -64,12 +69,13 @@ class ReplayApi:
     Args:
         url: The service's address, `http://host:port`.
         give_up_after_s: How long one call is tried again.
+        token: What the service asks for.
     """
 
-    def __init__(self, url: str, give_up_after_s: float) -> None:
+    def __init__(self, url: str, give_up_after_s: float, token: Token | None = None) -> None:
         self._give_up_after_s = give_up_after_s
         self._url = url
-        self._client = http_client(url)
+        self._client = http_client(url, token)
         self._is_reached = False
 
     async def __aenter__(self) -> Self:

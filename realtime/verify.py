@@ -13,10 +13,11 @@ from channels.changes import ChannelState
 from channels.digest import digest_state
 from channels.events import User
 from channels.positions import Position
+from realtime.client import Token
+from realtime.client.messages import SnapshotBody
 from realtime.replay_api import http_client
 from realtime.verify_api import DigestBody, TooLargeError, VerifyApi
 from realtime.verify_view import LIMIT_EXCEEDED, VerifyError, ViewClient, ZoneView, view_client
-from realtime.watched_zone import SnapshotBody
 
 ZONES_AT_ONCE: Final = 8
 MAX_TRIES: Final = 4
@@ -110,6 +111,7 @@ class Verification:
         urls: The nodes' addresses; the first one is asked for the database's rows.
         zone_ids: Which zones; none: all.
         progressed: Told after each zone, with how many there are.
+        token: What the nodes ask for.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class Verification:
         urls: Sequence[str],
         zone_ids: Sequence[str],
         progressed: Callable[[VerifyReport, int], None],
+        token: Token | None = None,
     ) -> None:
         self._urls = urls
+        self._token = token
         self._zone_ids = zone_ids
         self._progressed = progressed
         self._places: list[_Place] = []
@@ -133,8 +137,10 @@ class Verification:
         try:
             async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
                 for url in self._urls:
-                    api = VerifyApi(url, await stack.enter_async_context(http_client(url)))
-                    client = await stack.enter_async_context(view_client(url, tasks))
+                    asking = http_client(url, self._token)
+                    api = VerifyApi(url, await stack.enter_async_context(asking))
+                    viewing = view_client(url, self._token, tasks)
+                    client = await stack.enter_async_context(viewing)
                     self._places.append(_Place(api, client))
                 zone_ids = self._zone_ids or await self._places[0].api.list_zones()
                 await self._compare_all(deque(zone_ids))
@@ -219,6 +225,7 @@ class Verification:
         digest = await place.api.read_digest(zone_id, position)
         reached = [position] if digest is None else [position, digest.position]
         if not await view.reach(reached, REACH_TIMEOUT_S):
+            place.client.check_connected()
             return [_apart(zone_id, place.view, view.position, DATABASE, position)]
         told = view.state_at(position)
         if told is None:

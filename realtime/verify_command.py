@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from channels.events import User
 from channels.names import is_zone_id
 from realtime.addresses import DEFAULT_URL, check_url
+from realtime.bearer import TokenFileOption, TokenOption, given_token
+from realtime.client import Token
 from realtime.logs import mask_text
 from realtime.verify import Divergence, UserDifference, Verification, VerifyReport
 from realtime.verify_view import VerifyError
@@ -34,6 +36,8 @@ def verify(
     json: Annotated[  # noqa: FBT002 - an option of a command line.
         bool, typer.Option("--json", help="The result as one JSON object.")
     ] = False,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Compare nodes, what their clients are told, and the database, at equal revisions.
 
@@ -47,7 +51,7 @@ def verify(
     for given in urls:
         check_url(given)
     try:
-        report = asyncio.run(_run(urls, zone_ids))
+        report = asyncio.run(_run(urls, zone_ids, given_token(token, token_file)))
     except VerifyError as error:
         sys.stderr.write(f"zonecast: {mask_text(' '.join(str(error).split()))}\n")
         raise typer.Exit(UNANSWERED) from None
@@ -58,7 +62,7 @@ def verify(
     raise typer.Exit(exit_code(report))
 
 
-async def _run(urls: list[str], zone_ids: list[str]) -> VerifyReport:
+async def _run(urls: list[str], zone_ids: list[str], token: Token | None) -> VerifyReport:
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -76,7 +80,7 @@ async def _run(urls: list[str], zone_ids: list[str]) -> VerifyReport:
             figures = f"{len(report.divergences)} differ" if report.divergences else ""
             progress.update(task, completed=report.done, total=total, figures=figures)
 
-        return await Verification(urls, zone_ids, progressed).run()
+        return await Verification(urls, zone_ids, progressed, token).run()
 
 
 def exit_code(report: VerifyReport) -> int:

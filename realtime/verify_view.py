@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
-
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from channels.changes import Change, ChannelState
 from channels.names import zone_channel, zone_id_of
 from channels.positions import Position
 from channels.replica import Replica
-from realtime.watch_stream import CONNECT_TIMEOUT_S, MAX_MESSAGE_BYTES, is_loopback, websocket_url
-from realtime.watched_zone import ErrorReply, Publication, ServerMessage, SubscribeReply
+from realtime.client import (
+    Changed,
+    Gone,
+    Replaced,
+    Token,
+    Update,
+    Watch,
+    WatchError,
+    WatchOptions,
+    ZoneState,
+    watch,
+)
 
 ANSWER_TIMEOUT_S: Final = 20.0
 MAX_CHANGES: Final = 10_000
 """Changes that one view keeps; a zone that moves more while it is compared is begun anew."""
+QUEUE_MAX_EVENTS: Final = 1_000_000
 UNKNOWN_CHANNEL: Final = 102
 LIMIT_EXCEEDED: Final = 106
-
-_decoder: Final = msgspec.json.Decoder(ServerMessage)
 
 
 class VerifyError(Exception):
@@ -43,7 +48,7 @@ class ZoneView:
     def __init__(self, zone_id: str) -> None:
         self.zone_id = zone_id
         self.has_ended = False
-        self.refusal: ErrorReply | None = None
+        self.refusal: Gone | None = None
         self._base: ChannelState | None = None
         self._changes: list[Change] = []
         self._moved = asyncio.Event()
@@ -55,35 +60,46 @@ class ZoneView:
             return self._changes[-1].position
         return None if self._base is None else self._base.position
 
-    def begin(self, reply: SubscribeReply) -> None:
-        """Take the state."""
-        body = reply.data
-        if body is None or (body.epoch, body.rev) != (reply.epoch, reply.offset):
+    def begin(self, state: ZoneState) -> None:
+        """Take the state; another one later ends the view, which is of one history."""
+        if self._base is not None:
             self.end()
             return
-        users = {user.id: user for user in body.users}
-        position = Position(body.epoch, body.rev)
-        self._base = ChannelState(zone_channel(self.zone_id), position, body.zone, users, {})
+        channel = zone_channel(self.zone_id)
+        self._base = ChannelState(channel, state.position, state.zone, dict(state.users), {})
         self._moved.set()
 
-    def take(self, publication: Publication) -> None:
-        """Take a change; one that doesn't follow is a fault of the service, and ends the view."""
-        at = self.position
-        if at is None or publication.offset != at.rev + 1 or len(self._changes) >= MAX_CHANGES:
+    def take(self, change: Change) -> None:
+        """Take a change; too many of them end the view."""
+        if self._base is None or self.has_ended:
+            return
+        if len(self._changes) >= MAX_CHANGES:
             self.end()
             return
-        data = publication.data
-        position = Position(at.epoch, publication.offset)
-        channel = zone_channel(self.zone_id)
-        self._changes.append(
-            Change.of_events(channel, position, data.tx, publication.time, data.events)
-        )
+        self._changes.append(change)
         self._moved.set()
+
+    def refuse(self, why: Gone) -> None:
+        """Note that there is no such zone, or that it is there no longer."""
+        if self._base is None:
+            self.refusal = why
+        self.end()
 
     def end(self) -> None:
         """Note that nothing more comes."""
         self.has_ended = True
         self._moved.set()
+
+    async def begun(self, timeout_s: float) -> bool:
+        """Wait until there is a state, a refusal, or the end; tell whether. Cancel-safe."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._base is None and not self.has_ended:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def reach(self, positions: Iterable[Position], timeout_s: float) -> bool:
         """Wait until the view is at positions or beyond; tell whether it is. Cancel-safe."""
@@ -114,145 +130,98 @@ class ZoneView:
 
 
 class ViewClient:
-    """One connection to one node. Its listening never raises: whoever asks is told.
+    """A watch of one node, whose zones are viewed for a while each.
 
     Args:
         url: The node's address.
-        socket: Connected.
+        zones: The watch, entered.
     """
 
-    def __init__(self, url: str, socket: ClientConnection) -> None:
+    def __init__(self, url: str, zones: Watch) -> None:
         self._url = url
-        self._socket = socket
-        self._next_id = 0
-        self._replies: dict[int, asyncio.Future[ServerMessage]] = {}
+        self._zones = zones
         self._views: dict[str, ZoneView] = {}
-        self._beginning: dict[int, ZoneView] = {}
         self._lost: str | None = None
 
     async def listen(self) -> None:
-        """Take what comes until the connection ends."""
-        reason = "the connection ended"
+        """Take what comes. Never raises: whoever views is told."""
         try:
-            while True:
-                for message in _decoder.decode_lines(await self._socket.recv(decode=False)):
-                    if message == ServerMessage():
-                        await self._socket.send(b"{}", text=True)
-                    else:
-                        self._take(message)
-        except (ConnectionClosed, OSError) as error:
-            reason = str(error) or reason
-        except msgspec.DecodeError:
-            reason = "what answers is no Zonecast"
-        self._lost = reason
+            async for update in self._zones:
+                self._take(update)
+        except WatchError as error:
+            self._lost = str(error)
         for view in self._views.values():
             view.end()
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(self._error(reason))
 
-    def _error(self, reason: str) -> VerifyError:
-        return VerifyError(f"cannot watch {self._url}: {reason}")
+    def _take(self, update: Update) -> None:
+        match update:
+            case Replaced(states):
+                for state in states:
+                    if (view := self._views.get(state.zone_id)) is not None:
+                        view.begin(state)
+            case Changed(parts):
+                for part in parts:
+                    if (view := self._views.get(zone_id_of(part.channel) or "")) is not None:
+                        view.take(part)
+            case Gone(zone_id):
+                if (view := self._views.get(zone_id)) is not None:
+                    view.refuse(update)
 
-    def _take(self, message: ServerMessage) -> None:
-        push = message.push
-        if push is not None:
-            view = self._views.get(zone_id_of(push.channel) or "")
-            if view is not None and push.pub is not None:
-                view.take(push.pub)
-            elif view is not None and push.unsubscribe is not None:
-                view.end()
-            return
-        # Before the changes that follow in the same message.
-        beginning = self._beginning.pop(message.id, None)
-        if beginning is not None and message.subscribe is not None:
-            beginning.begin(message.subscribe)
-        reply = self._replies.pop(message.id, None)
-        if reply is not None and not reply.done():
-            reply.set_result(message)
-
-    async def ask(
-        self, method: str, params: dict[str, object], view: ZoneView | None = None
-    ) -> ServerMessage:
-        """Send a command and return its reply.
+    def check_connected(self) -> None:
+        """Refuse to go on with a node that can't be watched now.
 
         Raises:
-            VerifyError: there was none.
+            VerifyError: the connection is lost.
         """
         if self._lost is not None:
-            raise self._error(self._lost)
-        self._next_id += 1
-        command_id = self._next_id
-        reply = asyncio.get_running_loop().create_future()
-        self._replies[command_id] = reply
-        if view is not None:
-            self._beginning[command_id] = view
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                command = msgspec.json.encode({"id": command_id, method: params})
-                await self._socket.send(command, text=True)
-                answer: ServerMessage = await reply
-                return answer
-        except (TimeoutError, ConnectionClosed) as error:
-            raise self._error(str(error) or "no answer in time") from error
-        finally:
-            self._replies.pop(command_id, None)
-            self._beginning.pop(command_id, None)
+            raise VerifyError(self._lost)
+        if self._zones.status.state == "connecting":
+            raise VerifyError(f"cannot watch {self._url}: the connection ended")
 
     @asynccontextmanager
     async def viewing(self, zone_id: str, minimum: Position | None) -> AsyncIterator[ZoneView]:
-        """Subscribe to a zone, at `minimum` or later, for the time of a block.
+        """Watch a zone, from `minimum` on or later, for the time of a block.
 
         Raises:
             VerifyError: there was no answer, or a refusal that says nothing about the zone.
         """
         view = self._views[zone_id] = ZoneView(zone_id)
-        params: dict[str, object] = {"channel": zone_channel(zone_id)}
-        if minimum is not None:
-            params["data"] = {"min": str(minimum)}
+        self._zones.add(zone_id, minimum)
         try:
-            reply = await self.ask("subscribe", params, view)
-            view.refusal = reply.error
-            if reply.error is not None and reply.error.code not in {
-                UNKNOWN_CHANNEL,
-                LIMIT_EXCEEDED,
-            }:
-                raise self._error(f"zone {zone_id}: {reply.error.message}")
+            has_answer = await view.begun(ANSWER_TIMEOUT_S)
+            self.check_connected()
+            if not has_answer:
+                raise VerifyError(f"cannot watch {self._url}: no answer in time")
+            why = view.refusal
+            if why is not None and why.code not in {UNKNOWN_CHANNEL, LIMIT_EXCEEDED}:
+                raise VerifyError(f"cannot watch {self._url}: zone {zone_id}: {why.reason}")
             yield view
-            if not view.has_ended and view.refusal is None:
-                await self.ask("unsubscribe", {"channel": zone_channel(zone_id)})
         finally:
             del self._views[zone_id]
+            self._zones.remove(zone_id)
 
 
 @asynccontextmanager
-async def view_client(url: str, tasks: asyncio.TaskGroup) -> AsyncIterator[ViewClient]:
+async def view_client(
+    url: str, token: Token | None, tasks: asyncio.TaskGroup
+) -> AsyncIterator[ViewClient]:
     """Connect to a node for the time of a block.
 
     Args:
         url: Its address.
+        token: What it asks for.
         tasks: Owns the listening.
 
     Raises:
         VerifyError: nobody answers there.
     """
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            socket = await connect(
-                websocket_url(url),
-                compression=None,
-                ping_interval=None,
-                max_size=MAX_MESSAGE_BYTES,
-                close_timeout=1,
-                proxy=None if is_loopback(url) else True,
-            )
-    except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
-        raise VerifyError(f"cannot watch {url}: {str(error) or 'no answer'}") from error
-    client = ViewClient(url, socket)
-    listening = tasks.create_task(client.listen())
-    try:
-        await client.ask("connect", {})
+    options = WatchOptions(queue_max_events=QUEUE_MAX_EVENTS)
+    async with AsyncExitStack() as stack:
+        try:
+            zones = await stack.enter_async_context(watch(url, token=token, options=options))
+        except WatchError as error:
+            raise VerifyError(str(error)) from error
+        client = ViewClient(url, zones)
+        listening = tasks.create_task(client.listen())
+        stack.callback(listening.cancel)
         yield client
-    finally:
-        listening.cancel()
-        await socket.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,11 +13,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from channels.changes import Change
-from channels.events import Changed, Entered, Left
-from channels.names import zone_id_of
-from realtime.watch_stream import WatchStream
-from realtime.watched_zone import WatchedZone, document_of, document_of_changes
+from channels.digest import digest_users
+from channels.names import zone_channel, zone_id_of
+from realtime.client import (
+    Changed,
+    Entered,
+    Gone,
+    Left,
+    Replaced,
+    Status,
+    Token,
+    Update,
+    UserChanged,
+    WatchedZone,
+    ZoneState,
+    watch,
+)
 
 REFRESHES_PER_S: Final = 8
 NAMES_SHOWN: Final = 12
@@ -29,71 +40,61 @@ class JsonLines:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
 
+    def show(self, update: Update) -> None:
+        """Write an update, each state of a zone as a line of its own."""
+        match update:
+            case Replaced(states):
+                for state in states:
+                    self._line("snapshot", document_of(state))
+            case Changed():
+                self._line("changes", document_of_changes(update))
+            case Gone(zone_id, _, reason):
+                self._line("gone", {"zone_id": zone_id, "reason": reason})
+            case Status(state, since_ms) if state != "catching_up":
+                # Until the states are there it is as it was: connecting.
+                self._line("status", {"state": state, "since": since_ms})
+
     def _line(self, kind: str, fields: dict[str, Any]) -> None:
         self._write(msgspec.json.encode({"type": kind, **fields}).decode())
-
-    def on_snapshot(self, zone: WatchedZone) -> None:
-        """Write a zone's state."""
-        self._line("snapshot", document_of(zone))
-
-    def on_recovered(self, zone: WatchedZone) -> None:
-        """Go on."""
-
-    def on_changes(self, changes: list[Change]) -> None:
-        """Write what one transaction did."""
-        self._line("changes", document_of_changes(changes))
-
-    def on_status(self, state: str, since_ms: int | None) -> None:
-        """Write how the picture is."""
-        self._line("status", {"state": state, "since": since_ms})
-
-    def on_gone(self, zone: WatchedZone) -> None:
-        """Write that a zone was deleted."""
-        self._line("gone", {"zone_id": zone.zone_id})
 
 
 class WatchTable:
     """The zones as a table, 80 columns wide at least: who came last stands first.
 
     Attributes:
-        zones: What is shown; set once the stream exists.
+        zones: What is shown; set once the watch exists.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._state = "connecting"
-        self._since_ms: int | None = None
-        self._changes = 0
+        self._status = Status("connecting")
+        self._transactions = 0
         self._latest: dict[str, dict[int, None]] = {}
-        self.zones: dict[str, WatchedZone] = {}
+        self.zones: Mapping[str, WatchedZone] = {}
 
-    def on_snapshot(self, zone: WatchedZone) -> None:
-        """Take a zone's state; nobody in it is known to have come last."""
-        self._latest[zone.zone_id] = dict.fromkeys(sorted(zone.users))
+    def show(self, update: Update) -> None:
+        """Note who came last, and how the picture is."""
+        match update:
+            case Replaced(states):
+                for state in states:
+                    self._latest[state.zone_id] = dict.fromkeys(sorted(state.users))
+            case Changed():
+                self._transactions += 1
+                self._note(update)
+            case Gone(zone_id):
+                self._latest.pop(zone_id, None)
+            case Status():
+                self._status = update
 
-    def on_recovered(self, zone: WatchedZone) -> None:
-        """Go on."""
-
-    def on_changes(self, changes: list[Change]) -> None:
-        """Note who came."""
-        self._changes += 1
-        for change in changes:
+    def _note(self, transaction: Changed) -> None:
+        for change in transaction.parts:
             latest = self._latest.setdefault(zone_id_of(change.channel) or "", {})
             for event in change.events:
-                if isinstance(event, Entered | Changed):
+                if isinstance(event, Entered | UserChanged):
                     latest.pop(event.user.id, None)
                     latest[event.user.id] = None
                 elif isinstance(event, Left):
                     latest.pop(event.user_id, None)
-
-    def on_status(self, state: str, since_ms: int | None) -> None:
-        """Note how the picture is."""
-        self._state = state
-        self._since_ms = since_ms
-
-    def on_gone(self, zone: WatchedZone) -> None:
-        """Show nobody in a zone that was deleted."""
-        self._latest.pop(zone.zone_id, None)
 
     def __rich__(self) -> RenderableType:
         table = Table(expand=True, pad_edge=False, box=None, header_style="bold")
@@ -108,43 +109,56 @@ class WatchTable:
     def _row(self, zone: WatchedZone) -> Sequence[str | Text]:
         if zone.is_gone or zone.position is None:
             return zone.zone_id, "-", "deleted" if zone.is_gone else "", "-"
+        users = zone.users
         latest = list(reversed(self._latest.get(zone.zone_id, {})))[:NAMES_SHOWN]
-        names = ", ".join(zone.users[user_id].name for user_id in latest if user_id in zone.users)
-        return zone.zone_id, str(len(zone.users)), Text(names), str(zone.position.rev)
+        names = ", ".join(users[user_id].name for user_id in latest if user_id in users)
+        return zone.zone_id, str(len(users)), Text(names), str(zone.position.rev)
 
     def _headline(self) -> Text:
-        colour = {"live": "green", "stale": "yellow"}.get(self._state, "red")
+        state, since_ms = self._status.state, self._status.since_ms
+        colour = {"live": "green", "stale": "yellow"}.get(state, "red")
         since = ""
-        if self._since_ms is not None:
-            since = f" since {datetime.fromtimestamp(self._since_ms / 1000, UTC):%H:%M:%S} UTC"
+        if since_ms is not None:
+            since = f" since {datetime.fromtimestamp(since_ms / 1000, UTC):%H:%M:%S} UTC"
         return Text.assemble(
-            (f"● {self._state}{since}", colour), f"  {self._url}  {self._changes} transactions"
+            (f"● {state.replace('_', ' ')}{since}", colour),
+            f"  {self._url}  {self._transactions} transactions",
         )
 
 
-async def watch_json(url: str, zone_ids: Sequence[str], write: Callable[[str], None]) -> None:
+async def watch_json(
+    url: str, zone_ids: Sequence[str], token: Token | None, write: Callable[[str], None]
+) -> None:
     """Write JSON lines until cancelled.
 
     Raises:
         WatchError: the service can't be watched.
     """
-    await WatchStream(url, zone_ids, JsonLines(write)).run()
+    lines = JsonLines(write)
+    async with watch(url, zone_ids, token=token, wait=False) as zones:
+        async for update in zones:
+            lines.show(update)
 
 
-async def watch_table(url: str, zone_ids: Sequence[str], console: Console) -> None:
+async def watch_table(
+    url: str, zone_ids: Sequence[str], token: Token | None, console: Console
+) -> None:
     """Show the table until cancelled.
 
     Raises:
         WatchError: the service can't be watched.
     """
     table = WatchTable(url)
-    stream = WatchStream(url, zone_ids, table)
-    table.zones = stream.zones
     with Live(table, console=console, auto_refresh=False) as live:
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with (
+                watch(url, zone_ids, token=token, wait=False) as zones,
+                asyncio.TaskGroup() as tasks,
+            ):
+                table.zones = zones
                 tasks.create_task(_draw(live))
-                await stream.run()
+                async for update in zones:
+                    table.show(update)
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -153,3 +167,32 @@ async def _draw(live: Live) -> None:
     while True:
         live.refresh()
         await asyncio.sleep(1 / REFRESHES_PER_S)
+
+
+def document_of(state: ZoneState) -> dict[str, Any]:
+    """Return a zone's state with the keys of the wire."""
+    return {
+        "channel": zone_channel(state.zone_id),
+        "zone_id": state.zone_id,
+        "epoch": state.position.epoch,
+        "rev": state.position.rev,
+        "zone": state.zone,
+        "users": [state.users[user_id] for user_id in sorted(state.users)],
+        "digest": digest_users((user.id, user.version) for user in state.users.values()),
+    }
+
+
+def document_of_changes(transaction: Changed) -> dict[str, Any]:
+    """Return one transaction's changes with the keys of the wire."""
+    return {
+        "tx": transaction.tx,
+        "zones": [
+            {
+                "zone_id": zone_id_of(change.channel),
+                "epoch": change.epoch,
+                "rev": change.rev,
+                "events": msgspec.Raw(change.events_json),
+            }
+            for change in transaction.parts
+        ],
+    }

@@ -20,9 +20,7 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     SubscriptionEventHandler,
 )
 
-from channels.changes import Change
-from realtime.watch_stream import WatchStream
-from realtime.watched_zone import WatchedZone
+from realtime.client import Watch, watch
 from tests.realtime.event_source import StreamEndedError, event_source
 
 Json = dict[str, Any]
@@ -61,8 +59,9 @@ class Picture:
 class Screen(Protocol):
     """A client that watches."""
 
-    recoveries: list[bool]
-    """For each subscription that was resumed, whether it was recovered."""
+    @property
+    def recoveries(self) -> Sequence[bool]:
+        """For each subscription that was resumed, whether it was recovered."""
 
     async def pictures(self) -> dict[str, Picture]:
         """Return the zones as they are on the screen now."""
@@ -244,31 +243,15 @@ def served_module(node: Path, **options: object) -> MakeScreen:
 
 
 class OwnScreen:
-    """The client of the `watch` command."""
+    """Our own client."""
 
-    def __init__(self, port: int, zones: Sequence[str]) -> None:
-        self.stream = WatchStream(f"http://127.0.0.1:{port}", zones, self)
-        self.recoveries: list[bool] = []
-        self._snapshots: set[str] = set()
+    def __init__(self, zones: Watch) -> None:
+        self._zones = zones
 
-    def on_snapshot(self, zone: WatchedZone) -> None:
-        """A second snapshot was no recovery."""
-        if zone.zone_id in self._snapshots:
-            self.recoveries.append(False)
-        self._snapshots.add(zone.zone_id)
-
-    def on_recovered(self, zone: WatchedZone) -> None:
-        """A subscription went on."""
-        self.recoveries.append(True)
-
-    def on_changes(self, changes: list[Change]) -> None:
-        """Changes are in the stream's zones already."""
-
-    def on_status(self, state: str, since_ms: int | None) -> None:
-        """Nobody looks."""
-
-    def on_gone(self, zone: WatchedZone) -> None:
-        """Nothing is deleted here."""
+    @property
+    def recoveries(self) -> list[bool]:
+        """For each zone that came back, whether it went on."""
+        return [True] * self._zones.resumed + [False] * self._zones.renewed
 
     async def pictures(self) -> dict[str, Picture]:
         """Return the zones."""
@@ -278,21 +261,16 @@ class OwnScreen:
                 zone.position.rev,
                 {user.id: user.version for user in zone.users.values()},
             )
-            for zone_id, zone in self.stream.zones.items()
+            for zone_id, zone in self._zones.items()
             if zone.position is not None
         }
 
 
 @asynccontextmanager
 async def own_client(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
-    """Watch with the client of the `watch` command."""
-    screen = OwnScreen(port, zones)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(screen.stream.run())
-        try:
-            yield screen
-        finally:
-            running.cancel()
+    """Watch with our own client."""
+    async with watch(f"http://127.0.0.1:{port}", zones) as watched:
+        yield OwnScreen(watched)
 
 
 class SseScreen:

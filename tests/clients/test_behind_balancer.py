@@ -225,7 +225,7 @@ async def check_clients(topology: Topology, screens: list[Screen], pages: list[P
         zone: {user["id"]: user["version"] for user in state["users"]}
         for zone, state in truth.items()
     }
-    recoveries = []
+    recoveries: list[bool] = []
     for screen in screens:
         pictures = await until_at(screen, revs)
         for zone, picture in pictures.items():

@@ -86,7 +86,7 @@ def test_a_wrong_setting_is_one_line_and_code_1(
         (["replay", str(SMALL_TRACE.parent)], "docs: Is a directory"),
         (["replay", str(SMALL_TRACE.parent), "--strict"], "docs: Is a directory"),
         (["replay", str(SMALL_TRACE), "--url", "http://127.0.0.1:1"], "nobody answers at http:"),
-        (["watch", "A", "--url", "http://127.0.0.1:1"], "cannot watch ws://127.0.0.1:1/"),
+        (["watch", "A", "--url", "http://127.0.0.1:1"], "cannot watch http://127.0.0.1:1: "),
         (
             ["migrate", "--database-url", "postgresql+asyncpg://ada:hush@127.0.0.1:1/zonecast"],
             "database is unavailable",

@@ -283,7 +283,7 @@ async def test_lost_connections_lose_and_double_nothing(
     async with tcp_proxy(port) as proxy, asyncio.TaskGroup() as tasks:
         url = f"http://127.0.0.1:{proxy.port}"
         replaying = tasks.create_task(replay(path, url, batch_window_s=5))
-        tasks.create_task(disturb(proxy, replaying))
+        tasks.create_task(disturb(proxy, replaying, http))
     report = replaying.result()
     assert report.readings == 150
     assert report.unequal_zones == []
@@ -291,8 +291,15 @@ async def test_lost_connections_lose_and_double_nothing(
     assert await places(http) == expected
 
 
-async def disturb(proxy: TcpProxy, replaying: asyncio.Task[ReplayReport]) -> None:
-    """Cut all connections again and again, in whatever they are doing."""
+async def disturb(
+    proxy: TcpProxy, replaying: asyncio.Task[ReplayReport], http: httpx.AsyncClient
+) -> None:
+    """Cut all connections again and again, in whatever they are doing.
+
+    Not before the first was answered: nobody at the address is an error.
+    """
+    while not (await http.get("/zones")).json()["zones"]:
+        await asyncio.wait([replaying], timeout=0.05)
     for _ in range(10):
         await asyncio.wait([replaying], timeout=0.1)
         proxy.cut()

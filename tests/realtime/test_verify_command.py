@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -82,11 +83,22 @@ async def test_a_terminal_shows_progress(node_process: NodeProcess) -> None:
         stderr=end,
     )
     os.close(end)
-    printed, _ = await process.communicate()
-    shown = await asyncio.to_thread(os.read, terminal, 65_536)
-    os.close(terminal)
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(asyncio.to_thread(all_of, terminal))
+        printed, _ = await process.communicate()
+    shown = reading.result()
     assert (process.returncode, printed) == (EQUAL, b"1 zone: 1 equal\n")
     assert b"1/1" in shown
+
+
+def all_of(terminal: int) -> bytes:
+    """Read what is shown on a terminal until its other end is closed, and close it."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(terminal, 65_536):
+            shown += chunk
+    os.close(terminal)
+    return shown
 
 
 def test_nobody_there_is_one_line() -> None:
