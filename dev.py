@@ -33,6 +33,7 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
                                     get: --minutes M --seed S [--json FILE]
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
+  python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write
 
 Everything is installed into .venv; only `test`, `soak`, `bugs` and `check` install programs of the
 system (Redis, Chromium, Node, nginx ...), where apt-get may without a password.
@@ -322,6 +323,17 @@ def bugs(arguments: Sequence[str]) -> int:
     return become(["-m", "tests.faults.catalogue", *arguments])
 
 
+def docs(arguments: Sequence[str]) -> int:
+    if arguments not in ([], ["serve"]):
+        raise StepError("docs takes nothing, or `serve`")
+    set_up("test")
+    os.chdir(ROOT)
+    with step("pages made from the code"):
+        if run([PYTHON, "-m", "tests.documentation.pages"]) != 0:
+            raise StepError("they can't be made: see the lines above")
+    return become(["-m", "zensical", *(arguments or ["build", "--strict", "--clean"])])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_service,
     "test": test,
@@ -330,6 +342,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "bench": bench,
     "soak": soak,
     "bugs": bugs,
+    "docs": docs,
 }
 
 
