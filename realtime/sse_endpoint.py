@@ -16,6 +16,7 @@ from realtime.api.problems import Kind, ProblemError
 from realtime.connections import Card
 from realtime.http_protocol import ABORT_EXTENSION, HANDOVER_EXTENSION, Handover
 from realtime.node import Node, node_of
+from realtime.sse_guest import GuardedStream, enter
 from realtime.sse_mailbox import Mailbox
 from realtime.sse_request import read_request
 from realtime.sse_stream import SLOW, SseStream, Streams, streams_of
@@ -42,21 +43,30 @@ class SseEndpoint:
         """Serve one request, until its stream goes on without it or its client is gone.
 
         Raises (before anything is sent; the application answers with a problem):
+            AuthError: who asks has no valid token, or may not watch this.
             HTTPException: the request is not valid, or there is no room.
             UnknownChannelError: there is no such zone.
             UnavailableError: the database can't be asked.
         """
         request = Request(scope, receive)
         node = node_of(request)
+        # From here on to the stream nothing may be awaited: what is taken back meanwhile has to
+        # reach it.
+        principal = None if node.gate.is_open else await enter(request, node)
         asked = read_request(request, node.settings.sse_max_zones)
         mailbox = Mailbox(node.settings.slow_buffer_max_bytes)
         peer = _peer_of(request)
-        stream = SseStream(_shared_of(request, node), asked, mailbox, peer)
+        shared = _shared_of(request, node)
+        stream = (
+            SseStream(shared, asked, mailbox, peer)
+            if principal is None
+            else GuardedStream(shared, asked, mailbox, peer, principal)
+        )
         card = Card(str(uuid4()), TRANSPORT, peer)
-        if not node.connections.admit(stream, card):
-            raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
         is_taken_over = False
         try:
+            if not node.connections.admit(stream, card):
+                raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
             await _join(stream, node.settings.request_timeout_s)
             handover = scope.get("extensions", {}).get(HANDOVER_EXTENSION)
             if handover is not None and scope["method"] == "GET":

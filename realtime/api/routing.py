@@ -23,7 +23,6 @@ from realtime.api import (
 )
 from realtime.api.boundary import Boundary
 from realtime.api.cors import Cors
-from realtime.api.stream_entry import StreamEntry
 from realtime.web import pages
 
 ROUTERS = (
@@ -57,7 +56,6 @@ def add_api(app: FastAPI) -> None:
     problems.add_problem_handlers(app, {path: sorted(m) for path, m in methods_of.items()})
     # The last one added is the outermost.
     app.add_middleware(plain_transfers.PlainTransfers)
-    app.add_middleware(StreamEntry)
     app.add_middleware(Boundary, at_once={("GET", "/users-dict"): users_dict.NearAnswers()})
     # Around it, so that pages can read its problems, too.
     app.add_middleware(Cors)

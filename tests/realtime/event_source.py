@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,13 +84,18 @@ async def event_source(
     since: str | None = None,
     last_event_id: str | None = None,
     minima: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
 ) -> AsyncIterator[EventSource]:
     """Open a stream at `url`, which is a node's address."""
     params: list[tuple[str, str | int | float | bool | None]] = [("zone", zone) for zone in zones]
     params += [("min", minimum) for minimum in minima]
     if since is not None:
         params.append(("since", since))
-    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    params += (query or {}).items()
+    headers = dict(headers or {})
+    if last_event_id is not None:
+        headers["Last-Event-ID"] = last_event_id
     async with (
         httpx.AsyncClient(timeout=30, trust_env=False) as client,
         client.stream("GET", f"{url}/sse", params=params, headers=headers) as response,
