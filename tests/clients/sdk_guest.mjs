@@ -1,0 +1,67 @@
+// A guest of the official JavaScript SDK, which a test drives: commands as JSON lines on standard
+// input, what happens as JSON lines on standard output. Each token that the SDK asks for, with
+// `getToken`, is asked of the test.
+//
+//   {"do": "connect", "url": "ws://...", "token": "..."}
+//   {"do": "subscribe", "channel": "zone:A", "ownToken": true}
+//   {"do": "token", "id": 3, "token": "..."}
+
+import { createInterface } from 'node:readline'
+import { Centrifuge } from 'centrifuge'
+import WebSocket from 'ws'
+
+let client = null
+const wanted = new Map()
+
+function tell(message) {
+  process.stdout.write(JSON.stringify(message) + '\n')
+}
+
+function wantToken(channel) {
+  return new Promise((resolve) => {
+    const id = wanted.size
+    wanted.set(id, resolve)
+    tell({ event: 'token', id, channel })
+  })
+}
+
+function connect(url, token) {
+  client = new Centrifuge(url, {
+    websocket: WebSocket,
+    token,
+    getToken: () => wantToken(null),
+    minReconnectDelay: 20,
+    maxReconnectDelay: 200,
+  })
+  for (const event of ['connecting', 'connected', 'disconnected']) {
+    client.on(event, (context) => tell({ event, code: context.code ?? 0 }))
+  }
+  client.on('error', (context) => tell({ event: 'error', code: context.error.code }))
+  client.connect()
+}
+
+function subscribe(channel, ownToken) {
+  const options = ownToken ? { getToken: () => wantToken(channel) } : {}
+  const subscription = client.newSubscription(channel, {
+    ...options,
+    minResubscribeDelay: 20,
+    maxResubscribeDelay: 200,
+  })
+  for (const event of ['subscribing', 'subscribed', 'unsubscribed']) {
+    subscription.on(event, (context) =>
+      tell({ event, channel, code: context.code ?? 0, recovered: context.recovered ?? false }),
+    )
+  }
+  subscription.on('error', (context) => tell({ event: 'error', channel, code: context.error.code }))
+  subscription.on('publication', (publication) =>
+    tell({ event: 'publication', channel, offset: publication.offset }),
+  )
+  subscription.subscribe()
+}
+
+createInterface({ input: process.stdin }).on('line', (line) => {
+  const command = JSON.parse(line)
+  if (command.do === 'connect') connect(command.url, command.token)
+  else if (command.do === 'subscribe') subscribe(command.channel, command.ownToken)
+  else wanted.get(command.id)(command.token)
+}).on('close', () => process.exit(0))
