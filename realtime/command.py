@@ -35,12 +35,13 @@ from realtime.client.address import websocket_url
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
 from realtime.replay import Replay, ReplayOptions
-from realtime.replay_api import ReplayError
 from realtime.replay_display import ReplayDisplay, summary
 from realtime.server import listening_socket
 from realtime.server import serve as serve_settings
+from realtime.service_api import ServiceError
 from realtime.settings import Settings, SettingsError, load_settings
 from realtime.token_command import TokenError, token
+from realtime.user_commands import export_users, import_users
 from realtime.verify_command import verify
 from realtime.watch import watch_json, watch_table
 
@@ -72,7 +73,7 @@ class CommandError(Exception):
 FAILURES: Final = (
     CommandError,
     DatabaseError,
-    ReplayError,
+    ServiceError,
     SettingsError,
     TokenError,
     UnavailableError,
@@ -307,6 +308,8 @@ def _write_line(line: str) -> None:
 app.command()(verify)
 app.command("check")(check_configuration)
 app.command()(token)
+app.command("import")(import_users)
+app.command("export")(export_users)
 
 
 def main() -> None:

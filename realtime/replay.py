@@ -13,8 +13,8 @@ from typing import Final
 
 from channels.positions import Position
 from realtime.client import Changed, Token, Watch, WatchedZone, WatchError, watch
-from realtime.replay_api import ReplayApi, ReplayError
 from realtime.roster import Roster
+from realtime.service_api import ServiceApi, ServiceError
 from realtime.trace import MalformedLine, Reading, Trace
 
 BATCH_MAX_ROWS: Final = 1_000
@@ -137,12 +137,12 @@ class Replay:
         Cancelled, what was committed stays.
 
         Raises:
-            ReplayError: the file can't be read, the service can't be reached or refuses, or,
+            ServiceError: the file can't be read, the service can't be reached or refuses, or,
                 with `strict`, a line is malformed.
         """
         trace = await self._open()
         options = self._options
-        async with ReplayApi(options.url, GIVE_UP_AFTER_S, options.token) as api:
+        async with ServiceApi(options.url, GIVE_UP_AFTER_S, options.token) as api:
             roster = Roster(api)
             await roster.load()
             try:
@@ -159,7 +159,7 @@ class Replay:
                 raise group.exceptions[0] from None
         return self.report
 
-    async def _send_all(self, trace: Trace, api: ReplayApi, roster: Roster, zones: Watch) -> None:
+    async def _send_all(self, trace: Trace, api: ServiceApi, roster: Roster, zones: Watch) -> None:
         began_s = time.monotonic()
         async with contextlib.aclosing(self._batches(trace)) as batches:
             async for batch in batches:
@@ -173,7 +173,7 @@ class Replay:
                 await asyncio.to_thread(self._check)
             return await asyncio.to_thread(Trace, self._path)
         except OSError as error:
-            raise ReplayError(f"cannot read {self._path}: {error.strerror}") from error
+            raise ServiceError(f"cannot read {self._path}: {error.strerror}") from error
 
     def _check(self) -> None:
         malformed = [item for item in Trace(self._path) if isinstance(item, MalformedLine)]
@@ -181,7 +181,7 @@ class Replay:
             self._warn(str(line))
         if malformed:
             self.report.skipped = len(malformed)
-            raise ReplayError(f"{len(malformed)} malformed lines; nothing was written")
+            raise ServiceError(f"{len(malformed)} malformed lines; nothing was written")
 
     async def _measure(self, zones: Watch) -> None:
         """Count each transaction's delay, by the clocks of the service and of this machine.
@@ -234,7 +234,7 @@ class Replay:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
 
     async def _send(
-        self, batch: list[Reading], api: ReplayApi, roster: Roster, zones: Watch
+        self, batch: list[Reading], api: ServiceApi, roster: Roster, zones: Watch
     ) -> None:
         """Make what is missing, then move everybody of the batch in one transaction."""
         for zone_id in dict.fromkeys(reading.zone_id for reading in batch):
@@ -251,7 +251,7 @@ class Replay:
                 roster.zone_ids[reading.badge] = reading.zone_id
                 self.report.moves += 1
 
-    async def _compare(self, api: ReplayApi, zones: Watch) -> None:
+    async def _compare(self, api: ServiceApi, zones: Watch) -> None:
         """Wait until everything has arrived, and compare each zone with the database."""
         arrivals = {
             zone_id: position for zone_id, position in self._positions.items() if zone_id in zones
@@ -266,10 +266,10 @@ class Replay:
         except WatchError as error:
             self.report.unwatched = str(error)
 
-    async def _is_equal(self, api: ReplayApi, zones: Watch, zone: WatchedZone) -> bool:
+    async def _is_equal(self, api: ServiceApi, zones: Watch, zone: WatchedZone) -> bool:
         # Others may write meanwhile: only digests at the same position can be compared.
         for _ in range(COMPARE_MAX_TRIES):
-            with contextlib.suppress(ReplayError):
+            with contextlib.suppress(ServiceError):
                 position, digest = await api.read_digest(zone.zone_id)
                 await zones.wait_for({zone.zone_id: position}, ARRIVE_TIMEOUT_S)
                 if zone.position == position:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from realtime.replay_api import PAGE_ROWS, ReplayApi, ReplayError
+from realtime.service_api import PAGE_ROWS, ServiceApi, ServiceError
 
 MAX_GLOBAL_ID: Final = 2**53 - 1
 MAX_BADGES: Final = 1_000_000
@@ -26,7 +26,7 @@ class Roster:
         zone_ids: Where each badge's user is, as far as this replay knows.
     """
 
-    def __init__(self, api: ReplayApi) -> None:
+    def __init__(self, api: ServiceApi) -> None:
         self._api = api
         self._highest_global_id = 0
         self.user_ids: dict[str, int] = {}
@@ -58,7 +58,7 @@ class Roster:
         again and only the rest is made.
 
         Raises:
-            ReplayError: the service refuses, or there are too many badges.
+            ServiceError: the service refuses, or there are too many badges.
         """
         wanted = list(dict.fromkeys(badges))
         for _ in range(_MAX_TRIES):
@@ -66,14 +66,14 @@ class Roster:
             if not missing:
                 return
             if len(self.user_ids) + len(missing) > MAX_BADGES:
-                raise ReplayError(f"more than {MAX_BADGES} badges")
+                raise ServiceError(f"more than {MAX_BADGES} badges")
             first = self._highest_global_id + 1
             if first + len(missing) > MAX_GLOBAL_ID:
-                raise ReplayError("no global ids are left above the highest one")
+                raise ServiceError("no global ids are left above the highest one")
             numbered = {badge: first + index for index, badge in enumerate(missing)}
             made = await self._api.make_users(numbered)
             if made is None:
                 await self.load()
             else:
                 self._take(made)
-        raise ReplayError("users could not be made: others keep taking their global ids")
+        raise ServiceError("users could not be made: others keep taking their global ids")

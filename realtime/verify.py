@@ -15,7 +15,7 @@ from channels.events import User
 from channels.positions import Position
 from realtime.client import Token
 from realtime.client.messages import SnapshotBody
-from realtime.replay_api import http_client
+from realtime.service_api import http_client
 from realtime.verify_api import DigestBody, TooLargeError, VerifyApi
 from realtime.verify_view import LIMIT_EXCEEDED, VerifyError, ViewClient, ZoneView, view_client
 

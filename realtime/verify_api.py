@@ -10,7 +10,7 @@ import msgspec
 
 from channels.positions import Position
 from realtime.client.messages import SnapshotBody
-from realtime.replay_api import PAGE_ROWS, ProblemAnswerError
+from realtime.service_api import PAGE_ROWS, ProblemAnswerError
 from realtime.verify_view import VerifyError
 
 MAX_TRIES: Final = 4

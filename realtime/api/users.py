@@ -89,11 +89,22 @@ async def list_users(
     limit: Limit = 100,
     zone_id: ZoneIdInQuery = None,
     global_id: IdInQuery = None,
+    after: IdInQuery = None,
 ) -> Response:
-    """Users of granted zones in the order of their ids, all or those of a zone or global id."""
+    """Users of granted zones in the order of their ids, all or those of a zone or global id.
+
+    `after` is the last id of the page before: unlike `skip`, it misses nobody when others are
+    deleted meanwhile.
+    """
     async with node_of(request).database.get_db(read_only=True) as session:
         users = await user_crud.get_all_users(
-            session, skip, limit, zone_id=zone_id, global_id=global_id, grant=grant_of(request)
+            session,
+            skip,
+            limit,
+            zone_id=zone_id,
+            global_id=global_id,
+            after_id=after,
+            grant=grant_of(request),
         )
     return json_response({"users": [document_of_user(user) for user in users]})
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from realtime.replay import DelayCounts, Replay, ReplayOptions, ReplayReport
-from realtime.replay_api import ReplayApi, ReplayError
 from realtime.replay_display import summary
 from realtime.roster import Roster
+from realtime.service_api import ServiceApi, ServiceError
 from realtime.trace import LINE_MAX_BYTES, MalformedLine, Reading, Trace, read_line
 from tests.clients.tcp_proxy import TcpProxy, tcp_proxy
 from tests.realtime.conftest import LiveNode, serving
@@ -215,7 +215,7 @@ async def test_strict_stops_before_anything_is_written(
     """The whole file is read first."""
     path = await a_trace(write_trace, "2016-05-31 00:05:00,ada,A", "nonsense")
     told = Told()
-    with pytest.raises(ReplayError, match="1 malformed lines; nothing was written"):
+    with pytest.raises(ServiceError, match="1 malformed lines; nothing was written"):
         await replay(path, live_node.url, told, strict=True)
     assert told.warnings == ["line 3: 1 columns, not time,badge,zone_id"]
     assert await places(http) == {}
@@ -257,7 +257,7 @@ async def test_users_made_by_a_lost_answer_are_found_again(
     live_node: LiveNode, http: httpx.AsyncClient
 ) -> None:
     """Whether the first try got through or somebody took the number: every badge has one user."""
-    async with ReplayApi(live_node.url, 10) as api:
+    async with ServiceApi(live_node.url, 10) as api:
         roster = Roster(api)
         await roster.load()
         thief = {"global_id": 1, "name": "thief"}
@@ -333,7 +333,7 @@ async def test_an_address_where_nobody_answers_fails_at_once(
 ) -> None:
     """One line that names it."""
     path = await a_trace(write_trace, "2016-05-31 00:05:00,ada,A")
-    with pytest.raises(ReplayError, match=r"nobody answers at http://127\.0\.0\.1:1"):
+    with pytest.raises(ServiceError, match=r"nobody answers at http://127\.0\.0\.1:1"):
         await replay(path, "http://127.0.0.1:1")
 
 

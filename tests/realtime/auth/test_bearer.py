@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from realtime.bearer import given_token
-from realtime.replay_api import http_client
+from realtime.service_api import http_client
 from tests.processes import free_port
 from tests.realtime.auth.conftest import StartGuarded
 from tests.realtime.auth.minter import Minter

@@ -1,4 +1,4 @@
-"""The HTTP API as a replay uses it: every call is tried again, boundedly, and safe to repeat."""
+"""The HTTP API as commands use it: every call is tried again, boundedly, and safe to repeat."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BACKOFF_MAX_S: Final = 2.0
 _TEMPORARY: Final = frozenset({408, 425, 429, 502, 503, 504})
 
 
-class ReplayError(Exception):
-    """The replay cannot go on; one line."""
+class ServiceError(Exception):
+    """The command cannot go on; one line."""
 
 
-class ProblemAnswerError(ReplayError):
+class ProblemAnswerError(ServiceError):
     """The service answered with a problem.
 
     Attributes:
@@ -63,8 +63,8 @@ def http_client(url: str, token: Token | None = None) -> httpx.AsyncClient:
     )
 
 
-class ReplayApi:
-    """What a replay asks of the service.
+class ServiceApi:
+    """What commands ask of the service.
 
     Args:
         url: The service's address, `http://host:port`.
@@ -91,14 +91,14 @@ class ReplayApi:
 
     async def list_users(self, skip: int) -> list[dict[str, Any]]:
         """Read a page of users, by id."""
-        response = await self._call("GET", f"/users?skip={skip}&limit={PAGE_ROWS}")
+        response = await self.call("GET", f"/users?skip={skip}&limit={PAGE_ROWS}")
         users: list[dict[str, Any]] = response.json()["users"]
         return users
 
     async def make_zone(self, zone_id: str) -> None:
         """Make a zone; one that is there is fine."""
         try:
-            await self._call("POST", "/zones", {"zone_id": zone_id, "name": zone_id})
+            await self.call("POST", "/zones", {"zone_id": zone_id, "name": zone_id})
         except ProblemAnswerError as answer:
             if answer.status != 409:
                 raise
@@ -110,7 +110,7 @@ class ReplayApi:
             for badge, global_id in global_ids.items()
         ]
         try:
-            response = await self._call("POST", "/users/bulk", {"users": users})
+            response = await self.call("POST", "/users/bulk", {"users": users})
         except ProblemAnswerError as answer:
             if answer.status == 409:
                 return None
@@ -128,22 +128,22 @@ class ReplayApi:
         rows = [
             {"user_id": user_ids[reading.badge], "zone_id": reading.zone_id} for reading in readings
         ]
-        response = await self._call("POST", "/transfers", {"transfers": rows})
+        response = await self.call("POST", "/transfers", {"transfers": rows})
         return _read_positions(response.headers.get("Zonecast-Positions", ""))
 
     async def read_digest(self, zone_id: str) -> tuple[Position, str]:
         """Read where a zone is in the database, and its digest there."""
-        response = await self._call("GET", f"/zones/{zone_id}/snapshot")
+        response = await self.call("GET", f"/zones/{zone_id}/snapshot")
         body = response.json()
         return Position(body["epoch"], body["rev"]), body["digest"]
 
-    async def _call(
+    async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> httpx.Response:
         """Send a request until it is answered, at most `give_up_after_s`.
 
         Raises:
-            ReplayError: there was no answer in time, or nobody ever answered at this address.
+            ServiceError: there was no answer in time, or nobody ever answered at this address.
             ProblemAnswerError: the answer is a problem that repeating won't change.
         """
         loop = asyncio.get_running_loop()
@@ -165,11 +165,11 @@ class ReplayApi:
                     raise answer
             except httpx.TransportError as error:
                 if not self._is_reached:
-                    raise ReplayError(f"nobody answers at {self._url}: {error}") from error
+                    raise ServiceError(f"nobody answers at {self._url}: {error}") from error
                 if loop.time() + backoff_s > until_s:
-                    raise ReplayError(f"{what}: {str(error) or type(error).__name__}") from error
+                    raise ServiceError(f"{what}: {str(error) or type(error).__name__}") from error
             except httpx.InvalidURL as error:
-                raise ReplayError(f"not an address: {self._url}: {error}") from error
+                raise ServiceError(f"not an address: {self._url}: {error}") from error
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - no secret.
             backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
 
