@@ -32,6 +32,7 @@ from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.check_command import check_configuration
 from realtime.client import WatchError
 from realtime.client.address import websocket_url
+from realtime.demo.command import demo
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
 from realtime.replay import Replay, ReplayOptions
@@ -308,6 +309,7 @@ def _write_line(line: str) -> None:
 app.command()(verify)
 app.command("check")(check_configuration)
 app.command()(token)
+app.command()(demo)
 app.command("import")(import_users)
 app.command("export")(export_users)
 

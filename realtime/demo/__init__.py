@@ -1,0 +1,1 @@
+"""An invented building and its people, for `zonecast demo`."""
