@@ -29,6 +29,8 @@ def check_configuration(
     """Test a configuration: database, migrations, Redis, clocks; changes nothing.
 
     Exit code 0: a node would run with it; 1: it would not, and why.
+
+    Example: zonecast check && zonecast serve
     """
     settings = load_settings(database_url=database_url, redis_url=redis_url)
     raise typer.Exit(asyncio.run(_run(settings, json=json)))

@@ -32,6 +32,7 @@ from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.check_command import check_configuration
 from realtime.client import WatchError
 from realtime.client.address import websocket_url
+from realtime.completion_command import completion
 from realtime.demo.command import demo
 from realtime.logs import configure_logging, mask_text
 from realtime.prune_display import prune_progress, prune_summary
@@ -95,7 +96,12 @@ def serve(  # noqa: PLR0917 - options of a command line.
         bool, typer.Option("--insecure", help="Let in whoever can reach the address.")
     ] = False,
 ) -> None:
-    """Migrate the database, then serve until a signal ends it."""
+    """Migrate the database, then serve until a signal ends it.
+
+    Without options: SQLite in this folder, and only this machine can connect.
+
+    Example: zonecast serve --port 8001 --redis-url redis://localhost:6379/0
+    """
     settings = load_settings(
         host=host,
         port=port,
@@ -173,7 +179,10 @@ def _where_to_look(url: str, exposure: str) -> str:
 
 @app.command()
 def migrate(database_url: DatabaseOption = None) -> None:
-    """Bring the database to the tables of this release."""
+    """Bring the database to the tables of this release; again and again does no harm.
+
+    Example: zonecast migrate --database-url sqlite+aiosqlite:///zonecast.db
+    """
     settings = load_settings(database_url=database_url)
 
     async def run() -> str:
@@ -185,7 +194,10 @@ def migrate(database_url: DatabaseOption = None) -> None:
 
 @app.command()
 def resync(database_url: DatabaseOption = None) -> None:
-    """Renew all epochs: every client gets its zones anew, and what was written by hand is seen."""
+    """Renew all epochs: every client gets its zones anew, and what was written by hand is seen.
+
+    Example: zonecast resync
+    """
     settings = load_settings(database_url=database_url)
 
     async def run() -> int:
@@ -209,7 +221,10 @@ def prune(
         float | None, typer.Option(help="Age; else ZONECAST_RETENTION_MAX_AGE_S.")
     ] = None,
 ) -> None:
-    """Delete the changes that are kept no longer; running nodes do it by themselves."""
+    """Delete the changes that are kept no longer; running nodes do it by themselves.
+
+    Example: zonecast prune --max-changes 1000
+    """
     settings = load_settings(
         database_url=database_url,
         retention_max_changes=max_changes,
@@ -252,7 +267,10 @@ def replay(  # noqa: PLR0917 - options of a command line.
     token: TokenOption = None,
     token_file: TokenFileOption = None,
 ) -> None:
-    """Replay recorded moves into a running service; it makes the zones and users it needs."""
+    """Replay recorded moves into a running service; it makes the zones and users it needs.
+
+    Example: zonecast replay docs/small_trace.csv --speed 600
+    """
     factor = _read_speed(speed)
     if batch_window is None:
         batch_window = 0.0 if factor else MAX_WINDOW_S
@@ -288,7 +306,12 @@ def watch(
     token: TokenOption = None,
     token_file: TokenFileOption = None,
 ) -> None:
-    """Watch zones: a live table in a terminal, JSON lines in a pipe."""
+    """Watch zones: a live table in a terminal, JSON lines in a pipe.
+
+    Each line has a type: snapshot, changes (one transaction), status or gone.
+
+    Example: zonecast watch F1-Z1 F1-Z2 | jq -c 'select(.type == "changes")'
+    """
     for zone_id in zones:
         if not is_zone_id(zone_id):
             raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="ZONE")
@@ -310,6 +333,7 @@ app.command()(verify)
 app.command("check")(check_configuration)
 app.command()(token)
 app.command()(demo)
+app.command()(completion)
 app.command("import")(import_users)
 app.command("export")(export_users)
 

@@ -39,7 +39,10 @@ def token(
     ] = None,
     key_id: Annotated[str, typer.Option(help="The kid of the private key.")] = "",
 ) -> None:
-    """Make a token: it goes to standard output, what it grants to standard error."""
+    """Make a token: it goes to standard output, what it grants to standard error.
+
+    Example: export ZONECAST_TOKEN=$(zonecast token --sub ada --zones 'F1-*' --ttl 8h)
+    """
     try:
         ttl_s = parse_ttl(ttl)
     except ValueError as error:

@@ -42,6 +42,8 @@ def verify(
     """Compare nodes, what their clients are told, and the database, at equal revisions.
 
     Exit code 0: equal; 1: different, and where; 2: somebody can't be asked.
+
+    Example: zonecast verify --url http://node1:8001 --url http://node2:8002
     """
     urls = list(dict.fromkeys(url or [DEFAULT_URL]))
     zone_ids = list(dict.fromkeys(zone or []))
