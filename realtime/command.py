@@ -43,6 +43,7 @@ from realtime.server import serve as serve_settings
 from realtime.service_api import ServiceError
 from realtime.settings import Settings, SettingsError, load_settings
 from realtime.token_command import TokenError, token
+from realtime.top_command import top
 from realtime.user_commands import export_users, import_users
 from realtime.verify_command import verify
 from realtime.watch import watch_json, watch_table
@@ -333,6 +334,7 @@ app.command()(verify)
 app.command("check")(check_configuration)
 app.command()(token)
 app.command()(demo)
+app.command()(top)
 app.command()(completion)
 app.command("import")(import_users)
 app.command("export")(export_users)
