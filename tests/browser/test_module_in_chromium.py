@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import httpx
 from playwright.async_api import Page
 
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.clients.test_recovery import Writer
-from tests.nodes import NodeProcess
+from tests.realtime.conftest import LiveNode
 
 # Watch from a page of the node's own origin, and keep what a test asks about.
 WATCH = """
@@ -38,7 +40,7 @@ async def watch(page: Page, url: str, **options: object) -> None:
 
 
 async def test_a_page_follows_what_is_written(
-    page: Page, service: NodeProcess, api: httpx.AsyncClient
+    page: Page, service: LiveNode, api: httpx.AsyncClient
 ) -> None:
     """With nothing but the module's own address."""
     writer = Writer(api)
@@ -53,12 +55,12 @@ async def test_a_page_follows_what_is_written(
 
 
 async def test_a_page_goes_on_after_its_connection_was_cut(
-    page: Page, service: NodeProcess, api: httpx.AsyncClient
+    page: Page, service: LiveNode, api: httpx.AsyncClient
 ) -> None:
     """By event stream as well, where no WebSocket is let through."""
     writer = Writer(api)
     await writer.set_up()
-    async with tcp_proxy(service.port) as proxy:
+    async with tcp_proxy(urlsplit(service.url).port or 0) as proxy:
         for lets_sockets_through in (True, False):
             proxy.lets_sockets_through = lets_sockets_through
             url = f"http://127.0.0.1:{proxy.port}"
@@ -75,7 +77,7 @@ async def test_a_page_goes_on_after_its_connection_was_cut(
 
 
 async def test_a_hidden_page_lets_go_and_comes_back(
-    page: Page, service: NodeProcess, api: httpx.AsyncClient
+    page: Page, service: LiveNode, api: httpx.AsyncClient
 ) -> None:
     """Not at once, and with what it missed when it is seen again."""
     writer = Writer(api)
@@ -93,7 +95,7 @@ async def test_a_hidden_page_lets_go_and_comes_back(
 
 
 async def test_a_frozen_page_connects_anew(
-    page: Page, service: NodeProcess, api: httpx.AsyncClient
+    page: Page, service: LiveNode, api: httpx.AsyncClient
 ) -> None:
     """As after a night in a closed laptop: its clock jumped, and it asks what it missed."""
     writer = Writer(api)

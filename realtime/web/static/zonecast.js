@@ -406,7 +406,7 @@ export function watch({
     pending.delete(zone)
     if (isMissing && directory) return remove(zone.id)
     if (zone.error) return
-    empty(zone)
+    if (zone !== directory) empty(zone)
     Object.assign(zone, { state: isMissing ? 'missing' : 'refused', error })
     tell('error', { zone, ...error })
   }

@@ -154,6 +154,9 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/docs/assets/{name}"): [
         Row("", "", "/docs/assets/swagger-ui.css", broken_path="/docs/assets/x")
     ],
+    ("GET", "/"): [Row("public", "", "/")],
+    ("GET", "/dashboard/{name}"): [Row("public", "", "/dashboard/board.js")],
+    ("GET", "/clock"): [Row("public", "", "/clock")],
     ("GET", "/zonecast.js"): [Row("public", "", "/zonecast.js")],
     ("GET", "/zonecast.d.ts"): [Row("public", "", "/zonecast.d.ts")],
     ("POST", "/tickets"): [Row("", "", "/tickets", fine=(201,))],

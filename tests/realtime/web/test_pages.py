@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -72,3 +74,54 @@ async def test_files_are_compressed_for_who_takes_that(
     assert answer.headers["vary"] == "Accept-Encoding"
     assert len(raw) < len(plain.content) / 2
     assert gzip.decompress(raw) == files["zonecast.js"]
+
+
+async def test_the_dashboard_may_load_nothing_foreign_and_stand_in_no_frame(
+    client: httpx.AsyncClient,
+) -> None:
+    """Whatever a name or an attribute holds, the browser runs and fetches none of it."""
+    answer = await client.get("/")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(
+        part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert {policy[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_all_that_the_dashboard_needs_is_there(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    """Files name each other, and each of them is served; no other is."""
+    named = set()
+    for name, body in files.items():
+        if not name.startswith("zonecast"):
+            named |= set(
+                re.findall(r"""["'](?:dashboard|\.)/([a-z-]+\.[a-z]+)["']""", body.decode())
+            )
+    assert named == {name for name in files if not name.startswith(("zonecast", "index"))}
+    for name in named:
+        answer = await client.get(f"/dashboard/{name}")
+        assert answer.content == files[name]
+    for name in ("index.html", "zonecast.js", "..%2fassets.py", "nothing.js"):
+        assert (await client.get(f"/dashboard/{name}")).status_code == 404
+
+
+async def test_nothing_names_a_foreign_address(files: dict[str, bytes]) -> None:
+    """No asset is fetched from elsewhere; names of formats and examples are no addresses."""
+    for name, body in files.items():
+        found = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+", body.decode()))
+        assert found <= {"http://www.w3.org", "https://zonecast.example"}, name
+
+
+async def test_the_clock_tells_the_time_of_the_node(client: httpx.AsyncClient) -> None:
+    """To the millisecond, and never from a cache."""
+    before_ms = time.time() * 1000
+    answer = await client.get("/clock")
+    assert before_ms <= answer.json()["unix_ms"] <= time.time() * 1000
+    assert answer.headers["cache-control"] == "no-store"
