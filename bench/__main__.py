@@ -17,6 +17,7 @@ from rich.console import Console
 from bench.broadcasts import flame_of_fan_out, to_a_thousand, to_streams, to_ten_thousand
 from bench.cached_dict import cached_users
 from bench.crowd import CrowdError
+from bench.dashboard import dashboard
 from bench.delays import beside_a_slow_client, steady_delays
 from bench.flame import Drawing
 from bench.http_load import HttpLoadError
@@ -52,6 +53,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "writes": writes,
+    "dashboard": dashboard,
     "slow-clients": slow_clients,
 }
 """Of one part of the service, against the naive way; only by name."""

@@ -227,6 +227,16 @@ test('a zone that can not be read just now is asked for again', async (t) => {
   assert.equal(script.zones.status.state, 'live')
 })
 
+test('a zone that is added twice is asked for once', async (t) => {
+  const script = await startWith(t)
+  script.zones.add('C')
+  script.zones.add('C')
+  const [{ channel }] = await script.subscribed(state('C', 1))
+  assert.equal(channel, 'zone:C')
+  assert.deepEqual([script.commands, script.errors], [[], []])
+  assert.equal(script.zones.get('C').state, 'live')
+})
+
 test('that the service is stale is told, since when, and when it is over', async (t) => {
   const script = await startWith(t)
   script.say({ push: { message: { data: { state: 'stale', since: 1234 } } } })

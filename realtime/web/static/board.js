@@ -1,6 +1,7 @@
 // The board: zones as tiles, people as chips that travel from tile to tile.
 
 import { byId, element, nameOfZone, say } from './elements.js'
+import { Past } from './past.js'
 import { makeChip, Tile } from './tile.js'
 
 const TRAVEL_MS = 520
@@ -28,11 +29,13 @@ export class Board {
   #travelLimit = MAX_TRAVELLING
   #isAwaited = false
   #onOpen
+  #past
   #made = 0
   #seen = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: '120px' })
   #calm = matchMedia('(prefers-reduced-motion: reduce)')
 
-  constructor(onOpen) {
+  constructor(http, onOpen) {
+    this.#past = new Past(http)
     this.#onOpen = onOpen
     this.#place.addEventListener('keydown', (event) => this.#walk(event))
     setInterval(() => this.#draw(), DRAW_INTERVAL_MS)
@@ -124,7 +127,11 @@ export class Board {
   }
 
   #look(entries) {
-    for (const { target, isIntersecting } of entries) target.tile.isVisible = isIntersecting
+    for (const { target: { tile }, isIntersecting } of entries) {
+      if (isIntersecting && !tile.wasSeen) this.#past.ask(tile)
+      tile.wasSeen ||= isIntersecting
+      tile.isVisible = isIntersecting
+    }
   }
 
   #await() {

@@ -1,64 +1,80 @@
 // The dashboard: zones that are watched, and what shows them.
 
 import { watch } from '../zonecast.js'
+import { Access, isRefusal } from './access.js'
 import { Board } from './board.js'
-import { Operator } from './operator.js'
-import { ZoneDialog } from './zone-dialog.js'
-import { byId, toast } from './elements.js'
+import { byId, say, toast } from './elements.js'
 import { Feed } from './feed.js'
 import { Health, showDetails } from './health.js'
 import { Http } from './http.js'
+import { Operator } from './operator.js'
+import { ZoneDialog } from './zone-dialog.js'
 
 const LIST_INTERVAL_MS = 15_000
 const PAGE = 1_000
 
 const http = new Http()
-let board
-let watching
+const board = new Board(http, (zone) => new ZoneDialog(zone, operator, http))
+const operator = new Operator(http, board, () => watched)
+const access = new Access(http, enter)
+let watched = null
+let stop = () => {}
 
-// Watch all zones; or, where the token grants only some, those that it lists.
-async function start() {
-  watching?.close()
-  const zones = watch({ url: base(), zones: '*', token: http.token && (() => http.token) })
+// Watch all zones; or, where only some are granted, those that the service lists.
+function enter() {
+  const options = { url: new URL('.', document.baseURI).href, token: http.token }
+  if (access.ticket) Object.assign(options, { WebSocket: access.socketClass(), transport: 'websocket', pauseAfterMs: Infinity })
+  if (access.ticketZones) return show(watch({ ...options, zones: access.ticketZones }))
+  const zones = watch({ ...options, zones: '*' })
   zones.add(null)
-  begin(zones)
   zones.on('error', async ({ zone, code }) => {
-    if (zone.id !== '*' || code !== 103) return
-    watching.close()
-    const some = watch({ url: base(), zones: await listed(), token: http.token && (() => http.token) })
-    begin(some)
-    watching.timer = setInterval(() => follow(some), LIST_INTERVAL_MS)
+    if (zone.id !== '*' || code !== 103 || watched !== zones) return
+    try {
+      const some = watch({ ...options, zones: await listed() })
+      show(some)
+      const timer = setInterval(() => follow(some), LIST_INTERVAL_MS)
+      some.on('status', ({ state }) => state === 'closed' && clearInterval(timer))
+    } catch (error) {
+      toast(`The zones can't be listed: ${error.message}`, true)
+    }
   })
+  show(zones)
 }
 
-function begin(zones) {
+// Show these zones, in the place of any others.
+function show(zones) {
+  stop()
+  watched = zones
   const feed = new Feed(zones)
   const health = new Health(zones, http)
-  const show = () => board.list([...zones].filter(({ id, users }) => id !== null || users.size))
-  zones.on('change', (change) => {
-    if (change.zones.some((zone) => !board.tileOf(zone) || !zones.get(zone.id)) || change.zones.some(({ id }) => id === null)) show()
-    board.take(change)
-    feed.take(change)
-  })
-  zones.on('status', ({ state, error }) => {
-    document.body.dataset.state = state
-    if (state === 'closed' && error) toast(`Not connected any more: ${error.message}`, true)
-  })
-  zones.ready.then(() => {
-    show()
-    byId('empty').hidden = zones[Symbol.iterator]().next().done === false && [...zones].some(({ id }) => id !== null)
-    byId('empty').textContent = 'There are no zones yet.'
-  })
-  watching = {
-    zones,
-    close() {
-      clearInterval(this.timer)
-      health.close()
-      zones.close()
-      board.list([])
-    },
+  const list = () => {
+    const seen = [...zones].filter(({ id, users, state }) => (id === null ? users.size : state === 'live' || state === 'loading'))
+    board.list(seen)
+    byId('empty').hidden = zones.status.state !== 'live' || seen.length > 0
+    say('empty', 'There are no zones that you may see yet.')
   }
-  window.zones = zones
+  const stops = [
+    zones.on('change', (change) => {
+      if (change.zones.some((zone) => zone.id === null || !board.tileOf(zone) || !zones.get(zone.id))) list()
+      board.take(change)
+      feed.take(change)
+    }),
+    zones.on('error', list),
+    zones.on('ready', list),
+    zones.on('status', ({ state, error }) => {
+      document.body.dataset.state = state
+      if (state !== 'closed') return
+      list()
+      if (isRefusal(error ?? {})) access.ask(error)
+      else if (error) toast(`Not connected any more: ${error.message || error.code}. Load the page again to try.`, true)
+    }),
+  ]
+  stop = () => {
+    for (const each of stops) each()
+    health.close()
+    zones.close()
+    board.list([])
+  }
 }
 
 async function listed() {
@@ -70,27 +86,29 @@ async function listed() {
   }
 }
 
+// Zones that were made meanwhile; those that are gone say so themselves.
 async function follow(zones) {
-  const ids = new Set(await listed().catch(() => []))
-  for (const id of ids) zones.add(id)
+  for (const id of await listed().catch(() => [])) zones.add(id)
 }
-
-const base = () => new URL('.', document.baseURI).href
 
 function choose(theme) {
   document.documentElement.dataset.theme = theme
-  localStorage.setItem('theme', theme)
+  localStorage.setItem('zonecast-theme', theme)
 }
 
-board = new Board((zone) => new ZoneDialog(zone, operator, http))
-const operator = new Operator(http, board, () => watching.zones)
-byId('state').addEventListener('click', showDetails)
-byId('zone-filter').addEventListener('input', ({ target }) => board.filter({ zone: target.value.trim().toLowerCase() }))
-byId('name-filter').addEventListener('input', ({ target }) => board.filter({ name: target.value.trim().toLowerCase() }))
-if (localStorage.getItem('theme')) choose(localStorage.getItem('theme'))
-byId('theme').addEventListener('click', () => {
-  const { theme } = document.documentElement.dataset
-  const isDark = theme ? theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
-  choose(isDark ? 'light' : 'dark')
-})
-start()
+function listen() {
+  const lower = (work) => ({ target }) => work(target.value.trim().toLowerCase())
+  byId('state').addEventListener('click', showDetails)
+  byId('zone-filter').addEventListener('input', lower((zone) => board.filter({ zone })))
+  byId('name-filter').addEventListener('input', lower((name) => board.filter({ name })))
+  byId('theme').addEventListener('click', () => {
+    const { theme } = document.documentElement.dataset
+    const isDark = theme ? theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
+    choose(isDark ? 'light' : 'dark')
+  })
+  const chosen = localStorage.getItem('zonecast-theme')
+  if (chosen) choose(chosen)
+}
+
+listen()
+access.start()

@@ -33,7 +33,8 @@ export class Sparkline {
   // Put what was before the page was opened in front: pairs of a time and a count, in order.
   begin(points) {
     const first = this.#points[0]?.[0] ?? Date.now()
-    this.#points.unshift(...points.filter(([atMs]) => atMs < first).slice(-MAX_POINTS))
+    const earlier = points.filter(([atMs]) => atMs < first).slice(-MAX_POINTS)
+    this.#points.unshift(...earlier)
   }
 
   draw(nowMs = Date.now()) {

@@ -23,6 +23,7 @@ export function nameChip(chip, user, zone) {
 export class Tile {
   sparkline = new Sparkline()
   isVisible = true
+  wasSeen = false
   #heading = element('h3')
   #id = element('span', { className: 'zone-id' })
   #count = element('span', { className: 'count' })

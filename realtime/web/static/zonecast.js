@@ -118,7 +118,7 @@ const openStream = ({ url, token, fetch }, tell, end, zones, isAll) => {
     if (!answer.ok) {
       const { detail: message, channel } = await answer.json()
       if (channel) tell([{ channel, error: GONE }])
-      return end({ code: answer.status, message, afterMs: answer.headers.get('retry-after') * 1000 })
+      return end({ code: answer.status, message })
     }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
     let text = ''
@@ -304,7 +304,8 @@ export function watch({
     ask(made)
   }
 
-  const ask = (asked) => {
+  const ask = (wanted) => {
+    const asked = wanted.filter((zone) => !pending.has(zone))
     if (!isOpen || !asked.length) return
     for (const zone of asked) pending.add(zone)
     if (link.ask) link.ask(asked)
@@ -439,7 +440,7 @@ export function watch({
     }
   }
 
-  const ended = ({ code, reason, message = reason, isSoon, afterMs = 0 }) => {
+  const ended = ({ code, reason, message = reason, isSoon }) => {
     const wasOpen = isOpen
     const error = { code, message }
     const isRefused = code > 3500 || (code > 399 && code < 500 && code !== 404)
@@ -447,7 +448,7 @@ export function watch({
     if ([101, 109, 401, 3500].includes(code) ? !token.call : isRefused) return close(error)
     if (!wasOpen) failures++
     if (isSoon || (wasOpen && now() - beganMs > STEADY_MS)) backoffMs = backoffMinMs
-    const waitMs = isSoon ? 0 : Math.max(afterMs, backoffMs * (0.5 + Math.random()))
+    const waitMs = isSoon ? 0 : backoffMs * (0.5 + Math.random())
     backoffMs = Math.min(backoffMaxMs, backoffMs * 2)
     say({ state: 'connecting', since: heardMs, error })
     wakeTimer = setTimeout(connect, waitMs)
@@ -478,7 +479,12 @@ export function watch({
     if (link && lateMs > SLEPT_MS && !page?.hidden) ended({ message: 'slept', isSoon: true })
     // Without a new token the service ends the connection in time, and it is tried again.
     if (tickedMs > refreshMs && token.call) renew(link).catch(() => {})
-    for (const [zone, atMs] of again) if (tickedMs > atMs && again.delete(zone) && link?.ask) ask([zone])
+    for (const [zone, atMs] of again) {
+      if (tickedMs < atMs || !link?.ask) continue
+      again.delete(zone)
+      pending.delete(zone)
+      ask([zone])
+    }
     if (!isSettling()) show(held, new Set())
   }
 
