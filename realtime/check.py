@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from redis.asyncio import Redis
@@ -20,6 +18,8 @@ from db import migrate
 from db.engine import Database
 from db.errors import DatabaseError
 from realtime.app import database_config
+from realtime.check_entry import check_entry
+from realtime.findings import Finding, Verdict
 from realtime.settings import Settings
 
 CLOCK_MAX_DIFFERENCE_S: Final = 1.0
@@ -29,25 +29,10 @@ TIMEOUT_S: Final = 10.0
 TABLES: Final = ("users", "zones", "channel_heads", "changes")
 
 
-class Verdict(Enum):
-    """What came of one part of the check."""
-
-    OK = "ok"
-    WARNING = "warning"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One part of the check: what was looked at, how it is, and in words."""
-
-    part: str
-    verdict: Verdict
-    words: str
-
-
 async def check(settings: Settings) -> AsyncIterator[Finding]:
     """Yield findings, each when it is known. Bounded in time; never raises for what is wrong."""
+    async for finding in check_entry(settings):
+        yield finding
     async for finding in _check_database(settings):
         yield finding
     if settings.redis_url is None:

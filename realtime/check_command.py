@@ -9,7 +9,8 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from realtime.check import Finding, Verdict, check
+from realtime.check import check
+from realtime.findings import Finding, Verdict
 from realtime.logs import mask_text
 from realtime.settings import Settings, load_settings
 
@@ -26,7 +27,7 @@ def check_configuration(
         bool, typer.Option("--json", help="One JSON object a line.")
     ] = False,
 ) -> None:
-    """Test a configuration: database, migrations, Redis, clocks; changes nothing.
+    """Test a configuration: keys, database, migrations, Redis, clocks; changes nothing.
 
     Exit code 0: a node would run with it; 1: it would not, and why.
 

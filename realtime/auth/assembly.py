@@ -80,7 +80,7 @@ async def running_gate(
         if settings.auth_on:
             sources: list[KeySource] = [await asyncio.to_thread(fixed_keys, settings)]
             if settings.jwks_url:
-                published = await stack.enter_async_context(_published(settings))
+                published = await stack.enter_async_context(published_keys(settings))
                 sources.append(published)
                 tasks.create_task(published.run())
             verifier = TokenVerifier(sources, token_rules(settings))
@@ -104,7 +104,8 @@ async def running_gate(
 
 
 @contextlib.asynccontextmanager
-async def _published(settings: Settings) -> AsyncIterator[PublishedKeys]:
+async def published_keys(settings: Settings) -> AsyncIterator[PublishedKeys]:
+    """Make what fetches the keys at the settings' URL; nothing is fetched yet."""
     # In a thread: it reads the certificates of authorities.
     tls = await asyncio.to_thread(ssl.create_default_context)
     config = JwksConfig(

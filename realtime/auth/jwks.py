@@ -120,8 +120,7 @@ class PublishedKeys:
             self._wanted.clear()
             self._is_fetching = True
             try:
-                async with asyncio.timeout(self._config.timeout_s):
-                    self._take(await self._read())
+                self._take(await self.read())
             except (FetchError, TimeoutError, httpx.HTTPError) as error:
                 reason = str(error) or type(error).__name__
                 kept = len(self.keys)
@@ -156,7 +155,27 @@ class PublishedKeys:
         self._keys = keys
         self._fetched_s = self._monotonic_s()
 
-    async def _read(self) -> tuple[Key, ...]:
+    async def read(self) -> tuple[Key, ...]:
+        """Fetch the keys as they are now, and keep nothing. Bounded, cancel-safe.
+
+        Raises:
+            FetchError: what was fetched holds no keys.
+            TimeoutError: it takes too long.
+            httpx.HTTPError: it can't be fetched.
+        """
+        async with asyncio.timeout(self._config.timeout_s):
+            body = await self._download()
+        try:
+            keys = keys_of_jwks(msgspec.json.decode(body))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise FetchError("not JSON") from None
+        except UnusableKeyError as error:
+            raise FetchError(str(error)) from error
+        if not keys:
+            raise FetchError("no key in it can be used")
+        return keys
+
+    async def _download(self) -> bytes:
         async with self._client.stream("GET", self._config.url) as response:
             if response.status_code != 200:
                 raise FetchError(f"HTTP {response.status_code}")
@@ -165,12 +184,4 @@ class PublishedKeys:
                 body += part
                 if len(body) > self._config.max_bytes:
                     raise FetchError(f"more than {self._config.max_bytes} bytes")
-        try:
-            keys = keys_of_jwks(msgspec.json.decode(bytes(body)))
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            raise FetchError("not JSON") from None
-        except UnusableKeyError as error:
-            raise FetchError(str(error)) from error
-        if not keys:
-            raise FetchError("no key in it can be used")
-        return keys
+        return bytes(body)

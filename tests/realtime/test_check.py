@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from realtime.check import Verdict, _compare_clocks
+from realtime.check import _compare_clocks
 from realtime.check import check as check_settings
+from realtime.findings import Verdict
 from realtime.settings import load_settings
 from tests.processes import free_port
 from tests.realtime.command_line import zonecast
@@ -34,6 +35,7 @@ async def test_a_good_configuration_passes(postgres_url: str, redis_url: str) ->
     )
     assert code == 0, printed
     assert list(findings) == [
+        "entry",
         "database",
         "migrations",
         "rights",
@@ -54,6 +56,7 @@ async def test_an_embedded_configuration_passes(sqlite_url: str) -> None:
     )
     assert (code, errors) == (0, "")
     assert [line.split()[:2] for line in output.splitlines()] == [
+        ["ok", "entry"],
         ["ok", "database"],
         ["ok", "migrations"],
         ["ok", "redis"],
@@ -161,7 +164,7 @@ async def test_what_is_wrong_is_one_json_object_a_line_for_programs(empty_sqlite
     )
     assert (code, errors) == (1, "")
     findings = [json.loads(line) for line in output.splitlines()]
-    assert [finding["verdict"] for finding in findings] == ["ok", "wrong", "ok"]
+    assert [finding["verdict"] for finding in findings] == ["ok", "ok", "wrong", "ok"]
 
 
 async def test_a_setting_that_cannot_be_used_is_said() -> None:
