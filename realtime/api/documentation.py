@@ -9,8 +9,11 @@ import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.responses import FileResponse
 
+from realtime.api.access import HTTP_ACCESS, Access
 from realtime.api.answers import json_response
 from realtime.api.routes import PROBLEM_SCHEMA, BoundedRoute
+from realtime.auth.policy import NEEDS
+from realtime.node import node_of
 
 ASSETS: Final = Path(fastapi_offline.__file__).parent / "static"
 """Where a package has the files of Swagger UI; nothing else of it is used."""
@@ -51,14 +54,48 @@ router = APIRouter(route_class=BoundedRoute, include_in_schema=False)
 @router.get("/openapi.json")
 async def read_description(request: Request) -> Response:
     """The API as an OpenAPI document, made once."""
-    return json_response(describe(request.app))
+    node = node_of(request)
+    return json_response(describe(request.app, node.settings.session_cookie))
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """Describe the API; the shape of its problems is no model, so FastAPI doesn't know it."""
+def describe(app: FastAPI, cookie_name: str) -> dict[str, Any]:
+    """Describe the API, with what FastAPI can't know of it.
+
+    The shape of problems is no model, and what a route needs stands in the table of access. A
+    node without a key asks for none of it, which no description can say.
+
+    Args:
+        app: The application.
+        cookie_name: That of the browser's session.
+    """
     document = app.openapi()
-    document["components"]["schemas"]["Problem"] = PROBLEM_SCHEMA
+    components = document["components"]
+    components["schemas"]["Problem"] = PROBLEM_SCHEMA
+    components["securitySchemes"] = {
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "where a key is set; its roles here are the words of its `scope`",
+        },
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": cookie_name,
+            "description": "the same token, kept by `POST /session`",
+        },
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["security"] = _security(HTTP_ACCESS[method.upper(), path])
     return document
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    if access.is_public:
+        return []
+    roles = [] if access.action is None else [NEEDS[access.action].scope.value]
+    return [{"token": roles}, {"session": roles}]
 
 
 @router.get("/docs")

@@ -161,6 +161,26 @@ async def test_the_description_has_every_route_and_resolves(api: Api) -> None:
             assert "application/problem+json" in operation["responses"]["default"]["content"]
 
 
+async def test_the_description_says_what_each_route_needs(api: Api) -> None:
+    """The scope of a token, in the header or the session's cookie; or nothing."""
+    document = (await api.get("/openapi.json")).json()
+    schemes = document["components"]["securitySchemes"]
+    assert (schemes["token"]["type"], schemes["token"]["scheme"]) == ("http", "bearer")
+    assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", "__Host-zonecast")
+    paths = document["paths"]
+    found = {
+        (method, path): operation["security"]
+        for path, item in paths.items()
+        for method, operation in item.items()
+    }
+    assert found["get", "/zones"] == [{"token": ["read"]}, {"session": ["read"]}]
+    assert found["post", "/transfers"] == [{"token": ["write"]}, {"session": ["write"]}]
+    assert found["post", "/admin/revoke"] == [{"token": ["admin"]}, {"session": ["admin"]}]
+    assert found["post", "/tickets"] == [{"token": []}, {"session": []}]
+    public = {path for (_, path), needs in found.items() if not needs}
+    assert public == {"/healthz", "/readyz", "/session"}
+
+
 def _references_of(value: Any) -> list[str]:
     if isinstance(value, dict):
         own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
