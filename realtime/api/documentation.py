@@ -58,7 +58,7 @@ async def read_description(request: Request) -> Response:
     return json_response(describe(request.app, node.settings.session_cookie))
 
 
-def describe(app: FastAPI, cookie_name: str) -> dict[str, Any]:
+def describe(app: FastAPI, cookie_name: str = "__Host-zonecast") -> dict[str, Any]:
     """Describe the API, with what FastAPI can't know of it.
 
     The shape of problems is no model, and what a route needs stands in the table of access. A

@@ -42,6 +42,7 @@ def channels_document() -> Schema:
         "snapshot": _message("SnapshotBody", "A zone's state: it replaces what there was."),
         "changes": _message("Changes", "One transaction, with all watched zones it touched."),
         "status": _message("StatusBody", "Whether the picture is verified, or stale since when."),
+        "disconnect": _message("Disconnect", "Why the node ends the stream: its token's end."),
     }
     return {
         "asyncapi": "3.0.0",
@@ -62,13 +63,15 @@ def channels_document() -> Schema:
                 "address": "/sse",
                 "description": "Server-sent events of the zones named by `zone` in the query; "
                 "the event's name is the message's.",
-                "messages": _references(["snapshot", "changes", "status"]),
+                "messages": _references(["snapshot", "changes", "status", "disconnect"]),
             },
         },
         "operations": {
             "take_commands": _operation("receive", "websocket", _COMMANDS),
             "answer_and_push": _operation("send", "websocket", ["server_message"]),
-            "stream": _operation("send", "event_stream", ["snapshot", "changes", "status"]),
+            "stream": _operation(
+                "send", "event_stream", ["snapshot", "changes", "status", "disconnect"]
+            ),
         },
         "components": {"messages": messages, "schemas": _schemas()},
     }
@@ -97,6 +100,12 @@ def _schemas() -> Schema:
         "type": "object",
         "properties": {"tx": {"type": "string"}, "zones": {"type": "array", "items": zone}},
         "required": ["tx", "zones"],
+    }
+    reason: Schema = {"code": {"type": "integer"}, "reason": {"type": "string"}}
+    schemas["Disconnect"] = {
+        "type": "object",
+        "properties": reason,
+        "required": list(reason),
     }
     # Its model takes whatever a method may want; there is one method.
     schemas["RpcRequest"] = {
