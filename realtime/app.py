@@ -37,6 +37,7 @@ from realtime.api import add_api
 from realtime.auth.assembly import running_gate
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
+from realtime.limits import Limits
 from realtime.loop_lag import watch_loop_lag
 from realtime.metrics import Metrics
 from realtime.node import Node
@@ -121,7 +122,12 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 metrics=metrics,
                 gate=gate,
                 tickets=tickets,
-                connections=Connections(room_for_connections(settings, raise_limit())),
+                connections=Connections(
+                    room_for_connections(settings, raise_limit()),
+                    max_per_address=settings.max_connections_per_address,
+                    max_per_subject=settings.max_connections_per_subject,
+                ),
+                limits=Limits(settings, metrics.refused),
                 tasks=tasks,
             )
             with contextlib.suppress(TimeoutError):

@@ -56,6 +56,7 @@ class Disconnect(Enum):
     BAD_REQUEST = (3501, "bad request")
     STALE = (3502, "stale")
     FORCED = (3503, "force disconnect")
+    TOO_MANY_ERRORS = (3509, "too many errors")
 
     @property
     def code(self) -> int:
@@ -81,6 +82,7 @@ class Problem(Enum):
     BAD_REQUEST = (107, "bad request", False)
     NOT_AVAILABLE = (108, "not available", False)
     TOKEN_EXPIRED = (109, "token expired", False)
+    TOO_MANY_REQUESTS = (111, "too many requests", True)
     UNRECOVERABLE = (112, "unrecoverable position", False)
 
 

@@ -17,6 +17,7 @@ from cache.cache_config import CacheStats
 from channels.subscribers import Start
 from realtime.auth.errors import Reason
 from realtime.cache_figures import CacheFigures
+from realtime.limits import Refusal
 from realtime.logs import PacedLog
 
 Family = CounterMetricFamily | GaugeMetricFamily
@@ -169,10 +170,19 @@ class Metrics:
         )
         for reason in Reason:
             self._refusals.labels(reason.value)
+        self._limited = self._counter(
+            "limit_refusals", "What a limit kept out, by the limit.", "limit"
+        )
+        for limit in Refusal:
+            self._limited.labels(limit.value)
 
     def entry_refused(self, reason: Reason) -> None:
         """Count somebody who was not let in."""
         self._refusals.labels(reason.value).inc()
+
+    def refused(self, limit: Refusal) -> None:
+        """Count what a limit kept out."""
+        self._limited.labels(limit.value).inc()
 
     def connection_opened(self, transport: str) -> None:
         """Count a connection that was taken in. `transport`: websocket, sse."""

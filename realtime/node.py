@@ -14,6 +14,7 @@ from db.engine import Database
 from realtime.auth.gate import Gate
 from realtime.auth.tickets import DatabaseTickets
 from realtime.connections import Connections
+from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.settings import Settings
 
@@ -29,6 +30,7 @@ class Node:
         gate: Who is let in, and the policy that every path asks.
         tickets: Issues tickets.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
+        limits: What those are held to.
         tasks: For what has to be awaited and belongs to no request. A task that fails ends the
             node, so each handles its own errors.
     """
@@ -42,6 +44,7 @@ class Node:
     cache: RedisCache
     metrics: Metrics
     connections: Connections
+    limits: Limits
     tasks: asyncio.TaskGroup
     gate: Gate
     tickets: DatabaseTickets

@@ -17,6 +17,7 @@ from cache.redis_url import SCHEMES
 from db.address import TLS_FILES, connecting
 from realtime.auth.keys import UnusableKeyError, secret_key
 from realtime.auth.origins import InvalidOriginError, Origins
+from realtime.limit_settings import LimitSettings
 from realtime.secret_files import SecretFileError, SecretFiles
 
 PREFIX = "ZONECAST_"
@@ -44,7 +45,7 @@ class SettingsError(Exception):
     """A setting that can't be used; the message names it and is one line."""
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """The configuration of a node. Names carry their unit; each is a bound that is tested."""
 
     model_config = SettingsConfigDict(
@@ -464,7 +465,9 @@ def load_settings(**given: object) -> Settings:
 def settings_table() -> str:
     """Write all settings with their defaults and meanings as a Markdown table."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
+    inherited = LimitSettings.model_fields
+    fields = sorted(Settings.model_fields.items(), key=lambda item: item[0] in inherited)
+    for name, field in fields:
         default = field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()

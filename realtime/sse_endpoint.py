@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from realtime.api.admission import admit, begin_subscriptions
 from realtime.api.problems import Kind, ProblemError
 from realtime.connections import Card
 from realtime.http_protocol import ABORT_EXTENSION, HANDOVER_EXTENSION, Handover
@@ -54,6 +55,7 @@ class SseEndpoint:
         # reach it.
         principal = None if node.gate.is_open else await enter(request, node)
         asked = read_request(request, node.settings.sse_max_zones)
+        begin_subscriptions(node, len(asked.wanted))
         mailbox = Mailbox(node.settings.slow_buffer_max_bytes)
         peer = _peer_of(request)
         shared = _shared_of(request, node)
@@ -62,11 +64,11 @@ class SseEndpoint:
             if principal is None
             else GuardedStream(shared, asked, mailbox, peer, principal)
         )
-        card = Card(str(uuid4()), TRANSPORT, peer)
+        subject = "" if principal is None else principal.subject
+        card = Card(str(uuid4()), TRANSPORT, peer, subject)
         is_taken_over = False
         try:
-            if not node.connections.admit(stream, card):
-                raise ProblemError(Kind.OVERLOADED, "this node takes no more connections")
+            admit(node, stream, card)
             await _join(stream, node.settings.request_timeout_s)
             handover = scope.get("extensions", {}).get(HANDOVER_EXTENSION)
             if handover is not None and scope["method"] == "GET":

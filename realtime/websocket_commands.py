@@ -35,6 +35,7 @@ from realtime.centrifuge_codec import (
     encode_subscribed,
 )
 from realtime.channel_history import UnrecoverableError, read_history
+from realtime.limits import Limits
 from realtime.settings import Settings
 from realtime.websocket_guest import GuardedSession, ProblemError
 from realtime.websocket_reception import Reception, Work
@@ -43,6 +44,9 @@ from realtime.websocket_session import Session
 # Read at import, as it is from files.
 _VERSION: Final = f"zonecast {version('zonecast')}"
 _NOT_AVAILABLE: Final = frozenset({"publish", "presence", "presence_stats"})
+_DONE_ALL_THE_SAME: Final = frozenset({"unsubscribe", "send"})
+"""Commands that no rate keeps from being done: SDKs take an error to the one for a lost connection,
+and the other has no answer and does nothing."""
 _ANSWERABLE: Final = (
     msgspec.DecodeError,
     RecursionError,
@@ -61,6 +65,7 @@ class Commands:
         feed: Where channels are watched and read.
         settings: The bounds.
         node_id: Shown to clients.
+        limits: How much may be asked.
         reception: Says who may what; `None`: no tokens are asked for, and everybody may.
         connected: Told of each session whose client has sent `connect`.
         problem_told: Told of the code of each error reply.
@@ -68,12 +73,13 @@ class Commands:
         log: Where what fails is told.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired once, by names
         self,
         *,
         feed: Feed,
         settings: Settings,
         node_id: str,
+        limits: Limits,
         reception: Reception | None,
         connected: Callable[[Session], None],
         problem_told: Callable[[int], None],
@@ -83,6 +89,7 @@ class Commands:
         self._feed = feed
         self._settings = settings
         self._node_id = node_id
+        self._limits = limits
         self._reception = reception
         self._connected = connected
         self._problem_told = problem_told
@@ -95,9 +102,13 @@ class Commands:
         Raises:
             BadRequestError: the session is to be ended for it.
             InvalidTokenError: likewise.
+            FloodError: likewise.
         """
         if not session.is_connected and command.method != "connect":
             raise BadRequestError("a command before connect")
+        if not self._limits.may_command(session) and command.method not in _DONE_ALL_THE_SAME:
+            self._fail(session, command, Problem.TOO_MANY_REQUESTS)
+            return None
         try:
             work = self._answer(session, command)
         except _ANSWERABLE as error:
@@ -246,6 +257,9 @@ class Commands:
             return None
         if session.channel_count >= self._settings.max_subscriptions_per_connection:
             self._fail(session, command, Problem.LIMIT_EXCEEDED)
+            return None
+        if not self._limits.may_subscribe():
+            self._fail(session, command, Problem.TOO_MANY_REQUESTS)
             return None
 
         def reply(starts: Sequence[Start]) -> bool:

@@ -23,6 +23,7 @@ from realtime.centrifuge_codec import (
     decode_commands,
     decode_params,
 )
+from realtime.limits import FloodError, Limits
 from realtime.settings import Settings
 from realtime.waiting_room import Waiting, WaitingRoom
 from realtime.websocket_backlog import Backlog
@@ -47,6 +48,7 @@ class Conversations:
         commands: Executes each.
         feed: Whose positions are waited for.
         settings: The bounds.
+        limits: How much may be asked.
         tasks: Owns what waits; each task ends with its session.
         log: Where what fails is told.
     """
@@ -57,12 +59,14 @@ class Conversations:
         *,
         feed: Feed,
         settings: Settings,
+        limits: Limits,
         tasks: asyncio.TaskGroup,
         log: BoundLogger,
     ) -> None:
         self._commands = commands
         self._feed = feed
         self._settings = settings
+        self._limits = limits
         self._tasks = tasks
         self._log = log
 
@@ -109,6 +113,8 @@ class Conversations:
             return
         backlog.is_prepared = True
         room = self._settings.max_subscriptions_per_connection - session.channel_count
+        left = self._limits.subscribes_left()
+        room = room if left is None else min(room, left)
         requests = islice(filter(None, map(_subscribed, backlog.commands)), max(0, room))
         # Whoever may not have a channel causes no work for it either.
         channels = [
@@ -155,6 +161,10 @@ class Conversations:
     def _fail_session(self, session: Session, error: Exception) -> None:
         if isinstance(error, BadRequestError):
             self.refuse(session, error.why)
+            return
+        if isinstance(error, FloodError):
+            self._log.warning("refused", client=session.client_id, why="a flood of commands")
+            session.end(Disconnect.TOO_MANY_ERRORS)
             return
         if isinstance(error, InvalidTokenError):
             self._log.info("refused", client=session.client_id, why=error.why)

@@ -16,6 +16,7 @@ from realtime.auth.gate import Gate
 from realtime.centrifuge_codec import Disconnect
 from realtime.connections import Card
 from realtime.heartbeat import Heartbeat
+from realtime.limits import Refusal
 from realtime.node import Node
 from realtime.proxies import Proxies
 from realtime.websocket_commands import Commands
@@ -26,7 +27,9 @@ from realtime.websocket_handshake import (
     Handshake,
     RefusedError,
     check_handshake,
-    refusal,
+)
+from realtime.websocket_handshake import (
+    refusal as answer_of,
 )
 from realtime.websocket_protocol import WireBounds
 from realtime.websocket_reception import Reception
@@ -37,7 +40,7 @@ PATHS: Final = frozenset({"/connection/websocket", "/ws"})
 
 TRANSPORT: Final = "websocket"
 _RETRY_AFTER_S: Final = 5
-_PROTOCOL_ERRORS: Final = frozenset({1002, 1007, 1009, 3501, 3502})
+_PROTOCOL_ERRORS: Final = frozenset({1002, 1007, 1009, 3501, 3502, 3509})
 """Close codes of peers that didn't keep to the protocol."""
 _CLOSED_BY_CLIENT: Final = 3000
 _OURS: Final = frozenset(why.code for why in Disconnect)
@@ -67,7 +70,7 @@ class WebSockets:
         try:
             self._lobby_now().enter(handshake, transport, connections)
         except RefusedError as refused:
-            transport.write(refusal(refused))
+            transport.write(answer_of(refused))
             transport.close()
 
     def _lobby_now(self) -> _Lobby:
@@ -98,6 +101,7 @@ class _Lobby:
             feed=node.feed,
             settings=settings,
             node_id=node.node_id,
+            limits=node.limits,
             reception=self._reception(node),
             connected=self._connected,
             problem_told=node.metrics.protocol_error,
@@ -105,7 +109,12 @@ class _Lobby:
             log=self._log,
         )
         conversations = Conversations(
-            commands, feed=node.feed, settings=settings, tasks=node.tasks, log=self._log
+            commands,
+            feed=node.feed,
+            settings=settings,
+            limits=node.limits,
+            tasks=node.tasks,
+            log=self._log,
         )
         self._house = House(
             feed=node.feed,
@@ -125,7 +134,14 @@ class _Lobby:
         if node.gate.is_open:
             return None
         grace_s = node.settings.token_grace_s
-        return Reception(Hall(node.gate, node.feed, self._heartbeat, grace_s))
+        hall = Hall(node.gate, node.feed, self._heartbeat, grace_s)
+        return Reception(hall, self._may_be)
+
+    def _may_be(self, session: Session, subject: str) -> bool:
+        refusal = self.node.connections.identify(session, subject)
+        if refusal is not None:
+            self.node.limits.refused(refusal)
+        return refusal is None
 
     def _count_traffic(self) -> None:
         self.node.metrics.bytes_sent(TRANSPORT, self._outbox.sent_bytes)
@@ -154,9 +170,13 @@ class _Lobby:
         )
         peer = self._proxies.client_of(handshake.peer or "", handshake.headers)
         card = Card(session.client_id, TRANSPORT, peer)
-        if not self.node.connections.admit(session, card):
+        refusal = self.node.connections.admit(session, card)
+        if refusal is not None:
             # SDKs try again, perhaps on another node.
             retry = {"Retry-After": str(_RETRY_AFTER_S)}
+            self.node.limits.refused(refusal)
+            if refusal is Refusal.ADDRESS:
+                raise RefusedError(429, "this address has all the connections it may", retry)
             raise RefusedError(503, "this node takes no more connections", retry)
         self._connections = connections
         connections.add(session)

@@ -34,10 +34,12 @@ class Reception:
 
     Args:
         hall: What the node's guests have in common.
+        may_be: Tells whether a session may be one more of a subject, and counts it.
     """
 
-    def __init__(self, hall: Hall) -> None:
+    def __init__(self, hall: Hall, may_be: Callable[[GuardedSession, str], bool]) -> None:
         self._hall = hall
+        self._may_be = may_be
         self._gate = hall.gate
 
     # Who it is
@@ -59,6 +61,9 @@ class Reception:
         """
 
         def let_in(principal: Principal) -> None:
+            if not self._may_be(session, principal.subject):
+                # Temporary: SDKs close, and come back when others of it may be gone.
+                raise ProblemError(Problem.TOO_MANY_REQUESTS)
             session.guest = Guest(self._hall, session, principal)
             session.shown = None
             welcome(self._hall.ttl_s(principal))

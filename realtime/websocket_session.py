@@ -111,6 +111,7 @@ class Session(SharedFrameProtocol):
         opened_s: When it began (monotonic).
         channel_count: To how many channels the client is subscribed.
         backlog: What waits to be executed; `None`: nothing does.
+        paid_until_s: Until when its commands are paid for, as their rate is counted.
     """
 
     __slots__ = (
@@ -122,6 +123,7 @@ class Session(SharedFrameProtocol):
         "close_code",
         "is_connected",
         "opened_s",
+        "paid_until_s",
     )
 
     codec: Final = CentrifugeJsonCodec()
@@ -135,6 +137,7 @@ class Session(SharedFrameProtocol):
         self.opened_s = opened_s
         self.channel_count = 0
         self.backlog: Backlog | None = None
+        self.paid_until_s = 0.0
         self._house = house
         self._joined: _Joined | None = None
 

@@ -15,6 +15,7 @@ from channels.feed import UnknownChannelError
 from channels.names import zone_channel
 from channels.ports import UnavailableError
 from channels.positions import MAX_REV, InvalidPositionError, Position, parse_minima
+from realtime.api.admission import admit
 from realtime.api.answers import (
     bounded,
     encode,
@@ -204,10 +205,9 @@ class LongPoll:
         connections = self._node.connections
         try:
             async with self._bound:
-                if not connections.admit(self, self._card()):
-                    if connections.closing:
-                        return
-                    raise ProblemError(Kind.OVERLOADED, "ask again without wait_s, or later")
+                if connections.closing:
+                    return
+                admit(self._node, self, self._card())
                 try:
                     await self._wait_or_leave(channel, position, timeout_s)
                 finally:

@@ -58,6 +58,7 @@ class Kind(Enum):
     ANSWER_TOO_LARGE = (413, "The answer would be too large")
     WRONG_TYPE = (415, "The body must be JSON")
     INVALID = (422, "The request is not valid")
+    TOO_MANY_CONNECTIONS = (429, "There are as many connections as may be")
     NOT_READY = (503, "The node should get no traffic")
     UNAVAILABLE = (503, "Something that this needs cannot be asked now")
     LOCKED = (503, "Another transaction holds what this would change")
@@ -112,8 +113,8 @@ def problem_response(
     }
     body |= {name: value for name, value in (fields or {}).items() if value is not None}
     headers = dict(headers or {})
-    if kind.status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if kind.status in {429, 503}:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     return _respond(kind.status, body, headers)
 
 

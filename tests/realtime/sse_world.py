@@ -16,6 +16,7 @@ from channels.feed import Feed, FeedConfig
 from channels.repairs import FollowerConfig
 from realtime.api.problems import add_problem_handlers
 from realtime.connections import Connections
+from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.node import Node
 from realtime.settings import Settings
@@ -115,6 +116,7 @@ async def served_sse(
 
 def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup) -> Node:
     unused = cast("Any", None)
+    metrics = Metrics()
     return Node(
         node_id="node-1",
         settings=settings,
@@ -123,8 +125,11 @@ def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup
         bus=bus,
         feed=feed,
         cache=unused,
-        metrics=Metrics(),
-        connections=Connections(settings.max_connections),
+        metrics=metrics,
+        connections=Connections(
+            settings.max_connections, max_per_address=settings.max_connections_per_address
+        ),
+        limits=Limits(settings, metrics.refused),
         gate=open_gate(feed),
         tickets=unused,
         tasks=tasks,

@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from realtime.connections import Connections
+from realtime.limits import Refusal
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.event_source import StreamEndedError, event_source
 from tests.realtime.plain_client import PlainClient, plain_client
@@ -52,7 +53,7 @@ def test_everybody_is_told_once_and_who_left_by_himself_not_at_all() -> None:
     connections = Connections(10)
     guests = [Guest() for _ in range(5)]
     for guest in guests:
-        assert connections.admit(guest)
+        assert connections.admit(guest) is None
     assert connections.farewell(2) == 3
     assert sum(guest.told for guest in guests) == 2
     early = next(guest for guest in guests if not guest.told)
@@ -62,7 +63,7 @@ def test_everybody_is_told_once_and_who_left_by_himself_not_at_all() -> None:
     assert connections.farewell() == 0
     assert [guest.told for guest in guests if guest is not early] == [1, 1, 1, 1]
     assert early.told == 0
-    assert not connections.admit(Guest())
+    assert connections.admit(Guest()) is Refusal.STOPPING
 
 
 async def test_clients_are_told_one_by_one_and_the_others_are_served_meanwhile() -> None:

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from channels.feed import Feed, FeedConfig
 from channels.repairs import FollowerConfig
 from realtime.connections import Connections
+from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.node import Node
 from realtime.settings import Settings
@@ -176,6 +177,7 @@ async def served(
 
 def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup) -> Node:
     unused = cast("Any", None)
+    metrics = Metrics()
     return Node(
         node_id="node-1",
         settings=settings,
@@ -184,8 +186,11 @@ def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup
         bus=bus,
         feed=feed,
         cache=unused,
-        metrics=Metrics(),
-        connections=Connections(settings.max_connections),
+        metrics=metrics,
+        connections=Connections(
+            settings.max_connections, max_per_address=settings.max_connections_per_address
+        ),
+        limits=Limits(settings, metrics.refused),
         gate=open_gate(feed),
         tickets=unused,
         tasks=tasks,
