@@ -96,7 +96,9 @@ class Stage(Ground):
     @asynccontextmanager
     async def node(self) -> AsyncIterator[PinnedNode]:
         """Run a node with default settings."""
-        node = PinnedNode(self.new_folder("node"), self.urls, self.cores)
+        # As by default: other tests run nodes that say less.
+        settings = {"log_level": "info", **self.urls}
+        node = PinnedNode(self.new_folder("node"), settings, self.cores)
         async with running(node):
             yield node
 

@@ -40,7 +40,7 @@ class PaceConfig:
     window_per_write_s: float = 0.000_025
     storm_window_s: float = 0.5
     storm_window_per_write_s: float = 0.000_1
-    storm_window_per_client_s: float = 0.001
+    storm_window_per_client_s: float = 0.01
     piece_max_writes: int = 1_000
     piece_max_s: float = 0.005
 

@@ -101,12 +101,13 @@ class Metrics:
         self._started = self._counter(
             "subscriptions_started", "Subscriptions, by how they began.", "transport", "start"
         )
-        for transport in TRANSPORTS:
-            # There from the start: a figure that is missing can't be told from one that is 0.
-            self._connections.labels(transport)
-            self._opened.labels(transport)
-            for how in STARTS:
-                self._started.labels(transport, how)
+        # There from the start: a figure that is missing can't be told from one that is 0. And
+        # looked up once: that costs more than counting does.
+        self._live_of = {name: self._connections.labels(name) for name in TRANSPORTS}
+        self._opened_of = {name: self._opened.labels(name) for name in TRANSPORTS}
+        self._started_of = {
+            (name, how): self._started.labels(name, how) for name in TRANSPORTS for how in STARTS
+        }
         self._loop_lag = self._histogram(
             "loop_lag_seconds", "How late the event loop comes to what is due.", DELAY_BUCKETS_S
         )
@@ -186,12 +187,12 @@ class Metrics:
 
     def connection_opened(self, transport: str) -> None:
         """Count a connection that was taken in. `transport`: websocket, sse."""
-        self._connections.labels(transport).inc()
-        self._opened.labels(transport).inc()
+        self._live_of[transport].inc()
+        self._opened_of[transport].inc()
 
     def connection_closed(self, transport: str, code: int, duration_s: float) -> None:
         """Count the end of a connection that was counted when it began."""
-        self._connections.labels(transport).dec()
+        self._live_of[transport].dec()
         self._closed.labels(transport, code).inc()
         self._lifetime.labels(transport).observe(duration_s)
 
@@ -202,7 +203,7 @@ class Metrics:
     def subscription_started(self, transport: str, start: Start) -> None:
         """Count how a subscription began."""
         how = "resumed" if start.changes is not None else "anew" if start.was_recovering else "new"
-        self._started.labels(transport, how).inc()
+        self._started_of[transport, how].inc()
 
     def loop_lagged(self, lag_s: float) -> None:
         """Count how late the event loop came to what was due."""

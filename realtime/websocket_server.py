@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from realtime.connections import Connections
 from realtime.descriptors import DescriptorWatch
-from realtime.http_protocol import BoundedHttpProtocol
+from realtime.http_protocol import BoundedHttpProtocol, bound_kernel
 from realtime.settings import Settings
 from realtime.websocket_endpoint import WebSockets
 from realtime.websocket_protocol import SharedFrameProtocol
@@ -84,6 +84,15 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         super().run(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, on sockets whose connections are bounded in the kernel, too."""
+        for sock in sockets or []:
+            bound_kernel(sock)  # Before it listens: nobody comes sooner.
+        await super().startup(sockets)
+        for server in [] if sockets else getattr(self, "servers", []):
+            for sock in server.sockets:
+                bound_kernel(sock)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown, or end at once when it has begun.

@@ -24,7 +24,13 @@ CONFIG = FeedConfig(
     slow_drain_timeout_s=5,
     min_position_wait_s=0.5,
     # One write costs a window, and each a piece: anything may come in between.
-    pace=PaceConfig(window_s=0.02, window_per_write_s=0.005, piece_max_writes=1),
+    pace=PaceConfig(
+        window_s=0.02,
+        window_per_write_s=0.005,
+        storm_window_s=0.1,
+        storm_window_per_write_s=0.02,
+        piece_max_writes=1,
+    ),
 )
 ZONES = ("A", "B", "C")
 

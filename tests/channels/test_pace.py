@@ -134,7 +134,7 @@ def test_coming_does_not_make_everybody_be_served() -> None:
         world.commit((1, "A"))
         late = await _crowd(world, 20)
         assert {len(screen.frames) for screen in crowd} == {1}
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.11)
         assert {len(screen.frames) for screen in crowd} == {2}
         assert all(screen.frames == [] for screen in late)
 
@@ -142,17 +142,16 @@ def test_coming_does_not_make_everybody_be_served() -> None:
 
 
 def test_a_crowd_waits_while_clients_come() -> None:
-    """Each who comes adds a millisecond, up to four windows of a crowd of this size."""
+    """Each who comes adds to the window, up to four times what it is for this crowd."""
 
     async def scene(world: World) -> None:
         crowd = await _crowd(world, 1_000)
         world.commit((0, "A"))
         await _turn(5)
         world.commit((1, "A"))
-        for _ in range(110):
+        for _ in range(9):
             await world.watch("zone:A")
-            await asyncio.sleep(0.000_5)
-        await asyncio.sleep(0.035)
+            await asyncio.sleep(0.01)
         assert [len(frame) for frame in crowd[0].frames] == [1]
         await asyncio.sleep(0.015)
         assert [len(frame) for frame in crowd[0].frames] == [1, 1]
@@ -161,7 +160,7 @@ def test_a_crowd_waits_while_clients_come() -> None:
 
 
 def test_one_who_comes_alone_delays_a_crowd_by_little() -> None:
-    """A millisecond, not what a storm may take."""
+    """Not by what a storm may take."""
 
     async def scene(world: World) -> None:
         crowd = await _crowd(world, 1_000)
@@ -169,7 +168,7 @@ def test_one_who_comes_alone_delays_a_crowd_by_little() -> None:
         await _turn(5)
         world.commit((1, "A"))
         await world.watch("zone:A")
-        await asyncio.sleep(0.027)
+        await asyncio.sleep(0.036)
         assert [len(frame) for frame in crowd[0].frames] == [1, 1]
 
     run_in_virtual_time(in_world(scene, config=QUIET))
@@ -184,9 +183,9 @@ def test_a_storm_delays_no_change_longer_than_its_window() -> None:
         world.commit((0, "A"))
         await _turn(5)
         world.commit((1, "A"))
-        for _ in range(190):
+        for _ in range(19):
             await world.watch("zone:A")
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
         assert [len(frame) for frame in crowd[0].frames] == [1]
         await asyncio.sleep(0.015)
         assert [len(frame) for frame in crowd[0].frames] == [1, 1]

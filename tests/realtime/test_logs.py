@@ -107,6 +107,30 @@ def test_secrets_in_text_are_masked(text: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "field",
+    [
+        {"url": "redis://:hunter2@cache:6379/0"},
+        {"header": "Basic hunter2hunter2"},
+        {"header": "bearer hunter2hunter2"},
+        {"query": ["zone=A", "Token=hunter2"]},
+        {"query": "TICKET=hunter2"},
+        {"dsn": "passwd=hunter2"},
+        {"text": "api-key: 1, apikey: hunter2"},
+        {"text": "\u017fecret=hunter2"},
+        {"jwt": "eyJhbGciOiJIUzI1.hunter2x.c2lnbmF0dXJl"},
+        {"headers": {"Authorization": "hunter2"}},
+        {"headers": {"set-cookie": "hunter2"}},
+        {"error": OSError("postgresql://u:hunter2@db")},
+    ],
+)
+def test_no_line_of_ours_has_a_secret(written: Written, field: dict[str, Any]) -> None:
+    """Whatever kind it is, and wherever it stands; not only where another one is, too."""
+    structlog.stdlib.get_logger("zonecast.http").info("seen", **field)
+    assert len(written.lines) == 1
+    assert "hunter2" not in written.stream.getvalue()
+
+
+@pytest.mark.parametrize(
     "text", ["GET /zones/F1-Z1", "tokens are 3", "http://a.example/b@c", "zone:A=ab12:7"]
 )
 def test_harmless_text_stays_as_it_is(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import uvicorn
 
 from channels.events import User
 from realtime.app import build_app
+from realtime.http_protocol import KERNEL_UNSENT_BYTES, bound_kernel
 from realtime.websocket_server import Server, server_config
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.plain_client import PlainClient, plain_client
@@ -55,6 +57,25 @@ def test_collections_pass_over_what_a_process_begins_with_and_over_users(
         gc.unfreeze()
     assert frozen[0] > 10_000
     assert not gc.is_tracked(User(1, 1, "Ada", "A", {"badge": "7"}, 1))
+
+
+def test_connections_inherit_the_bound_of_what_the_kernel_holds() -> None:
+    """It is set once for all, on the socket that listens."""
+    with socket.socket() as listener, socket.socket() as client:
+        bound_kernel(listener)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as accepted:
+            bound = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    assert bound == KERNEL_UNSENT_BYTES
+
+
+async def test_a_server_bounds_what_the_kernel_holds(live_node: LiveNode) -> None:
+    """Whether it was given its sockets or made them itself."""
+    [sock] = [sock for server in live_node.server.servers for sock in server.sockets]
+    bound = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    assert bound == KERNEL_UNSENT_BYTES
 
 
 async def test_a_request_that_outlasts_the_shutdown_is_answered_and_no_fault(
