@@ -21,6 +21,8 @@ from realtime.settings import Settings
 from realtime.websocket_server import Server, server_config
 
 _POLL_S: Final = 0.1
+_START_TIMES: Final = 4
+"""So much longer may a worker be silent that has yet to answer for the first time."""
 
 
 class WorkerServer(Server):
@@ -42,9 +44,13 @@ class Worker(Process):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._asked_s: float | None = None
+        self._has_answered = False
 
     def is_alive(self, timeout: float = 5) -> bool:
         """Tell whether it runs, and answered within so many seconds when it was last asked.
+
+        A new one has its imports to do first, seconds of CPU: killed for them, and made again, it
+        would never come up on a machine that is busy.
 
         Never waits, as uvicorn's own does: a supervisor that waits for one that is still
         importing, or hangs, hears no signal to stop meanwhile.
@@ -58,8 +64,11 @@ class Worker(Process):
             if self.parent_conn.poll():
                 self.parent_conn.recv()
                 self._asked_s = None
+                self._has_answered = True
         except (OSError, EOFError):
             return False
+        if not self._has_answered:
+            timeout *= _START_TIMES
         return self._asked_s is None or time.monotonic() - self._asked_s < timeout
 
     @property
@@ -79,8 +88,8 @@ class Workers(Multiprocess):
     Args:
         count: How many.
         listeners: What they accept from.
-        silence_max_s: A worker that doesn't answer for so long hangs. It is also what a new one
-            has for its imports, which take seconds on a busy machine.
+        silence_max_s: A worker that doesn't answer for so long hangs; a new one has four times as
+            long.
         stop_max_s: A worker that was told to stop so long ago, and is still there, is killed.
 
     Attributes:
