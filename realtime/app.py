@@ -22,6 +22,7 @@ from cache.invalidation import Invalidation, touches_users
 from cache.process_bus import ProcessBus
 from cache.redis_bus import RedisBus
 from cache.redis_cache import RedisCache
+from cache.shared_quota import SharedQuota
 from channels.changes import Transaction
 from channels.feed import Feed, FeedConfig
 from channels.pace import PaceConfig
@@ -37,10 +38,11 @@ from realtime.api import add_api
 from realtime.auth.assembly import running_gate
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
-from realtime.limits import Limits
+from realtime.limits import Limits, rate_of
 from realtime.loop_lag import watch_loop_lag
 from realtime.metrics import Metrics
 from realtime.node import Node
+from realtime.request_quota import RequestQuota
 from realtime.retention import PRUNING_SLACK, Pruning
 from realtime.settings import Settings
 from realtime.users_source import UsersSource
@@ -79,6 +81,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
         invalidation = Invalidation()
         bus, cache = build_bus_and_cache(settings, node_id, invalidation)
         stack.push_async_callback(cache.close)
+        quota = await stack.enter_async_context(request_quota(settings, node_id, metrics))
         async with owning_tasks() as tasks:
             feed = Feed(change_log, bus, metrics, feed_config(settings), tasks)
             publisher = Publisher(
@@ -128,6 +131,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                     max_per_subject=settings.max_connections_per_subject,
                 ),
                 limits=Limits(settings, metrics.refused),
+                quota=quota,
                 tasks=tasks,
             )
             with contextlib.suppress(TimeoutError):
@@ -211,12 +215,7 @@ def build_bus_and_cache(
     )
     if settings.redis_url is None:
         return ProcessBus(invalidation), RedisCache(None, invalidation, caching)
-    redis = RedisConfig(
-        settings.redis_url.get_secret_value(),
-        key_prefix=settings.redis_prefix,
-        command_timeout_s=settings.redis_timeout_s,
-        connect_timeout_s=settings.redis_timeout_s,
-    )
+    redis = redis_config(settings, settings.redis_url)
     config = BusConfig(
         subscribe_confirm_s=settings.bus_confirm_s,
         publish_timeout_s=settings.redis_timeout_s,
@@ -232,6 +231,43 @@ def build_bus_and_cache(
     bus = kind(connector, node_id, invalidation, config)
     caching = replace(caching, is_cluster=redis.is_cluster)
     return bus, RedisCache(client, invalidation, caching)
+
+
+@asynccontextmanager
+async def request_quota(
+    settings: Settings, node_id: str, metrics: Metrics
+) -> AsyncIterator[RequestQuota | None]:
+    """Count requests, over all nodes where there is Redis; yield `None` where nobody asked to."""
+    rate = rate_of(settings.requests_per_s, settings.requests_burst)
+    if rate is None or settings.redis_url is None:
+        yield None if rate is None else RequestQuota(rate, None)
+        return
+    redis = redis_config(settings, settings.redis_url)
+    client = Connector(redis).create_client(
+        name=f"zonecast:{node_id}:quota", max_connections=redis.max_connections
+    )
+    shared = SharedQuota(
+        client,
+        settings.redis_prefix,
+        per_s=rate.per_s,
+        burst=rate.burst,
+        command_timeout_s=settings.redis_timeout_s,
+        failed=metrics.quota_failed,
+    )
+    try:
+        yield RequestQuota(rate, shared.take)
+    finally:
+        await shared.aclose()
+
+
+def redis_config(settings: Settings, url: SecretStr) -> RedisConfig:
+    """Read Redis's part of the settings."""
+    return RedisConfig(
+        url.get_secret_value(),
+        key_prefix=settings.redis_prefix,
+        command_timeout_s=settings.redis_timeout_s,
+        connect_timeout_s=settings.redis_timeout_s,
+    )
 
 
 def database_config(settings: Settings) -> DatabaseConfig:

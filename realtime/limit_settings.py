@@ -34,3 +34,8 @@ its own, as many people may come from one address."""
 0: no bound."""
     subscribes_burst: Burst = 50_000
     """Subscriptions that it begins at once."""
+    requests_per_s: Rate = 0
+    """HTTP requests in a second that one token's `sub`, or without a token one address or IPv6 \
+/64, may send for long, to all nodes together where there is Redis; then 429. 0: no bound."""
+    requests_burst: Burst = 200
+    """HTTP requests that it may send at once."""

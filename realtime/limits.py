@@ -31,6 +31,8 @@ class Refusal(Enum):
     """It went on, and was cut."""
     SUBSCRIBES = "subscribes"
     """Too many subscriptions begin on the node."""
+    REQUESTS = "requests"
+    """A subject or address sends too many HTTP requests."""
 
 
 class FloodError(Exception):

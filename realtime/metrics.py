@@ -174,6 +174,9 @@ class Metrics:
         self._limited = self._counter(
             "limit_refusals", "What a limit kept out, by the limit.", "limit"
         )
+        self._quota_failures = self._counter(
+            "quota_failures", "Requests that Redis did not count, but this node alone."
+        )
         for limit in Refusal:
             self._limited.labels(limit.value)
 
@@ -184,6 +187,10 @@ class Metrics:
     def refused(self, limit: Refusal) -> None:
         """Count what a limit kept out."""
         self._limited.labels(limit.value).inc()
+
+    def quota_failed(self) -> None:
+        """Count a request that Redis was asked to count and did not."""
+        self._quota_failures.inc()
 
     def connection_opened(self, transport: str) -> None:
         """Count a connection that was taken in. `transport`: websocket, sse."""

@@ -16,6 +16,7 @@ from realtime.auth.tickets import DatabaseTickets
 from realtime.connections import Connections
 from realtime.limits import Limits
 from realtime.metrics import Metrics
+from realtime.request_quota import RequestQuota
 from realtime.settings import Settings
 
 
@@ -29,6 +30,7 @@ class Node:
             something there also ends it, and nothing that it raises may leave it.
         gate: Who is let in, and the policy that every path asks.
         tickets: Issues tickets.
+        quota: Of HTTP requests; `None`: there is none.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
         limits: What those are held to.
         tasks: For what has to be awaited and belongs to no request. A task that fails ends the
@@ -48,6 +50,7 @@ class Node:
     tasks: asyncio.TaskGroup
     gate: Gate
     tickets: DatabaseTickets
+    quota: RequestQuota | None = None
 
 
 class HasApp(Protocol):

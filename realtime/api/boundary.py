@@ -6,13 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from realtime.api.problems import Kind, ProblemError, problem_response, status_response
+from realtime.limits import Refusal
 from realtime.node import Node, node_of
+from realtime.request_quota import Standing, asker_of
+
+UNCOUNTED: Final = frozenset({"/healthz", "/readyz"})
+"""Paths that no quota holds: load balancers ask them."""
 
 UNMATCHED = "unmatched"
 """The route in figures of requests that no route took: paths are of the client's making."""
@@ -59,7 +66,21 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if await self._answer_at_once(scope, send):
+        node = node_of(Request(scope))
+        if node.quota is None or scope["path"] in UNCOUNTED:
+            await self._serve(node, scope, receive, send)
+            return
+        standing = await node.quota.take(asker_of(node.gate, scope))
+        send = _telling(node.quota.headers(standing), send)
+        if standing.is_allowed:
+            await self._serve(node, scope, receive, send)
+        else:
+            node.limits.refused(Refusal.REQUESTS)
+            exchange = _Exchange(scope, receive, send)
+            await _too_many(standing)(scope, receive, exchange.send)
+
+    async def _serve(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+        if await self._answer_at_once(node, scope, send):
             return
         exchange = _Exchange(scope, receive, send)
         try:
@@ -71,7 +92,7 @@ class Boundary:
             response = problem_response(error.kind, error.detail, error.fields)
             await response(scope, receive, exchange.send)
         except asyncio.CancelledError:
-            if not node_of(Request(scope)).connections.closing:
+            if not node.connections.closing:
                 raise
             # The server cancels what outlasts its bound, and would log it as a fault of ours.
             self._log.warning("request dropped", method=scope["method"], path=scope["path"])
@@ -85,12 +106,11 @@ class Boundary:
                 raise
             await status_response(500)(scope, receive, exchange.send)
 
-    async def _answer_at_once(self, scope: Scope, send: Send) -> bool:
+    async def _answer_at_once(self, node: Node, scope: Scope, send: Send) -> bool:
         ready = self._at_once.get((scope["method"], scope["path"]))
         if ready is None:
             return False
         began_s = time.perf_counter()
-        node = node_of(Request(scope))
         # A node that is about to go says so in each answer.
         answer = None if node.connections.stopping else ready(node, scope)
         if answer is None:
@@ -101,6 +121,23 @@ class Boundary:
         duration_s = time.perf_counter() - began_s
         node.metrics.request_answered(scope["path"], scope["method"], answer.status, duration_s)
         return True
+
+
+def _telling(headers: Sequence[tuple[bytes, bytes]], send: Send) -> Send:
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *headers]}
+        await send(message)
+
+    return tell
+
+
+def _too_many(standing: Standing) -> Response:
+    return problem_response(
+        Kind.TOO_MANY_REQUESTS,
+        f"ask again in {standing.next_in_s} s",
+        headers={"Retry-After": str(standing.next_in_s)},
+    )
 
 
 class _Exchange:

@@ -59,6 +59,7 @@ class Kind(Enum):
     WRONG_TYPE = (415, "The body must be JSON")
     INVALID = (422, "The request is not valid")
     TOO_MANY_CONNECTIONS = (429, "There are as many connections as may be")
+    TOO_MANY_REQUESTS = (429, "There were too many requests")
     NOT_READY = (503, "The node should get no traffic")
     UNAVAILABLE = (503, "Something that this needs cannot be asked now")
     LOCKED = (503, "Another transaction holds what this would change")

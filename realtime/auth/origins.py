@@ -11,7 +11,9 @@ from starlette.types import Scope as AsgiScope
 from realtime.auth.errors import Reason, RefusedError
 
 ANY: Final = "*"
-EXPOSED_HEADERS: Final = "ETag, Location, Retry-After, WWW-Authenticate, Zonecast-Positions"
+EXPOSED_HEADERS: Final = (
+    "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, Zonecast-Positions"
+)
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -75,7 +75,9 @@ def app() -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None)
     settings = Settings(max_body_bytes=2_000)
     connections = SimpleNamespace(stopping=False)
-    app.state.node = SimpleNamespace(settings=settings, metrics=Metrics(), connections=connections)
+    app.state.node = SimpleNamespace(
+        settings=settings, metrics=Metrics(), connections=connections, quota=None
+    )
     router = new_router("test", OpenRoute)
 
     @router.get("/errors/{name}")
