@@ -126,10 +126,13 @@ class Limits:
         self._subscribes_paid_until_s = rate.pay(self._subscribes_paid_until_s, now_s, cost)
         return True
 
-    def subscribes_left(self) -> int | None:
-        """Return how many subscriptions may begin now; `None`: there is no bound."""
-        rate = self._subscribes
-        if rate is None:
-            return None
-        debt_s = rate.debt_s(self._subscribes_paid_until_s, self._clock_s(), 0)
-        return max(0, int(-debt_s * rate.per_s))
+    def subscribes_left(self, payer: Payer, most: int) -> int:
+        """Return how many subscriptions a connection may begin now, of `most`."""
+        now_s = self._clock_s()
+        for rate, paid_until_s in (
+            (self._commands, payer.paid_until_s),
+            (self._subscribes, self._subscribes_paid_until_s),
+        ):
+            if rate is not None:
+                most = min(most, int(-rate.debt_s(paid_until_s, now_s, 0) * rate.per_s))
+        return max(0, most)

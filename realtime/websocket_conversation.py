@@ -113,9 +113,8 @@ class Conversations:
             return
         backlog.is_prepared = True
         room = self._settings.max_subscriptions_per_connection - session.channel_count
-        left = self._limits.subscribes_left()
-        room = room if left is None else min(room, left)
-        requests = islice(filter(None, map(_subscribed, backlog.commands)), max(0, room))
+        room = self._limits.subscribes_left(session, room)
+        requests = islice(filter(None, map(_subscribed, backlog.commands)), room)
         # Whoever may not have a channel causes no work for it either.
         channels = [
             request.channel for request in requests if self._commands.may_prepare(session, request)

@@ -80,19 +80,32 @@ def test_without_a_rate_nothing_is_counted() -> None:
     payer = Payer()
     assert all(held.may_command(payer) and held.may_subscribe() for _ in range(100_000))
     assert payer.paid_until_s == 0.0
-    assert held.subscribes_left() is None
+    assert held.subscribes_left(payer, 64) == 64
 
 
 def test_a_stream_of_more_zones_than_a_burst_begins_when_all_is_paid_for() -> None:
     """Or it never could."""
     clock = Clock()
     held = limits(clock, subscribes_per_s=1, subscribes_burst=5)
-    assert held.subscribes_left() == 5
+    assert held.subscribes_left(Payer(), 64) == 5
     assert held.may_subscribe(64)
-    assert held.subscribes_left() == 0
+    assert held.subscribes_left(Payer(), 64) == 0
     assert not held.may_subscribe()
     clock.now_s += 5
     assert held.may_subscribe(64)
+
+
+def test_what_may_be_read_ahead_is_what_a_connection_may_still_ask() -> None:
+    """By its own rate of commands, too."""
+    held = limits(Clock(), commands_per_s=1, commands_burst=10)
+    payer = Payer()
+    for _ in range(7):
+        held.may_command(payer)
+    assert held.subscribes_left(payer, 64) == 3
+    assert held.subscribes_left(payer, 2) == 2
+    for _ in range(7):
+        held.may_command(payer)
+    assert held.subscribes_left(payer, 64) == 0
 
 
 async def test_commands_over_the_rate_get_a_temporary_error_each() -> None:
