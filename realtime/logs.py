@@ -31,6 +31,8 @@ _QUERY: Final = re.compile(r"\?[^\s\"']*")
 _HINT: Final = re.compile(
     r"://|bearer|basic|token|ticket|passw|secret|api|eyj|authorization|cookie|\\u"
 )
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Also what turns the direction of text, or begins a line, beyond ASCII."""
 _IS_RENDERED: Final = "zonecast_rendered"
 _to_json: Final = json.JSONEncoder()
 
@@ -77,6 +79,22 @@ def drop_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
         # The same line again, with escape sequences for a terminal.
         event.pop("color_message", None)
     return event
+
+
+def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Write control characters of texts as escapes, so that nobody begins a line, or paints one.
+
+    For lines to be read on a terminal; the renderer does so with all other values.
+    """
+    event["event"] = _CONTROL.sub(_escape, str(event.get("event", "")))
+    if "exception" in event:
+        lines = str(event["exception"]).split("\n")
+        event["exception"] = "\n".join(_CONTROL.sub(_escape, line) for line in lines)
+    return event
+
+
+def _escape(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def mask_as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -138,7 +156,7 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
         structlog.processors.format_exc_info,
     ]
     ends: list[Processor] = (
-        [mask_secrets, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        [mask_secrets, escape_controls, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
         if console
         else [mask_as_json]
     )
