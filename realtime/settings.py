@@ -60,7 +60,7 @@ class Settings(LimitSettings):
     workers: int = Field(default=1, ge=1, le=64)
     """Serving processes; more than one needs PostgreSQL and Redis."""
     worker_silence_max_s: Positive = 30
-    """A worker process that doesn't answer its supervisor for so long is replaced; new ones have 4x."""
+    """A worker process silent for so long is replaced; new ones have four times as long."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
