@@ -96,7 +96,8 @@ async def test_who_does_not_read_is_not_sent_what_waits_for_it(
     start_guarded: StartGuarded, sqlite_url: str, minter: Minter
 ) -> None:
     """A polite end would come behind what was buffered before."""
-    async with start_guarded(sqlite_url, slow_buffer_max_bytes=1_000) as (client, live):
+    given = {"slow_buffer_max_bytes": 1_000, "pong_timeout_s": 120}
+    async with start_guarded(sqlite_url, **given) as (client, live):
         await make_zones(client, minter)
         await fill(client, minter, HERE)
         async with entered(live, old(minter), max_size=None) as talker:
