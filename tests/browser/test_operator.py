@@ -137,6 +137,7 @@ async def test_a_large_zone_opens_to_a_list_and_shows_how_it_was(
     await dialog.get_by_label("Find a person").fill("")
     slider = dialog.get_by_role("slider")
     await expect(slider).to_be_enabled()
+    await expect(slider).to_have_value("4")
     # 60 came at once, two left, one returned.
     for index, count in ((4, 59), (3, 58), (2, 59), (1, 60), (0, 0)):
         await slider.fill(str(index))

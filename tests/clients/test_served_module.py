@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -21,11 +22,13 @@ from tests.clients.screens import POLL_S, JavaScriptScreen, Picture, javascript
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.clients.test_recovery import Writer, writer_at
 from tests.nodes import NodeProcess, running_nodes
+from tests.realtime.auth.minter import Minter
 
 HERE = Path(__file__).parent
 STATIC = HERE.parents[1] / "realtime" / "web" / "static"
 MINIFIED_MAX_BYTES = 8 * 1024
 SLEEP_S = 6.0
+GRACE_S = 4.0
 
 Json = dict[str, Any]
 Watch = Callable[..., AbstractAsyncContextManager[JavaScriptScreen]]
@@ -56,6 +59,14 @@ def transport(request: pytest.FixtureRequest) -> str:
 async def pinging_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
     """A node whose clients soon notice when it is silent."""
     settings = {"database_url": sqlite_url, "ping_interval_s": 1}
+    async with running_nodes(tmp_path, 1, settings) as (service,):
+        yield service
+
+
+@pytest.fixture
+async def guarded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
+    """A node that asks for tokens."""
+    settings = {"database_url": sqlite_url, "token_grace_s": 1, **Minter().settings()}
     async with running_nodes(tmp_path, 1, settings) as (service,):
         yield service
 
@@ -360,6 +371,47 @@ async def test_users_in_no_zone_are_one_more_zone(
             assert events
             digest = (await client.get("/zones/A/digest")).json()["digest"]
             assert (await screen.report())["digests"]["A"] == digest
+
+
+@pytest.mark.timeout(180)
+async def test_a_token_is_renewed_before_it_ends(
+    guarded_node: NodeProcess, watch: Watch, transport: str
+) -> None:
+    """On a WebSocket nothing is interrupted; an event stream is resumed with the new one."""
+    minter = Minter()
+    everything = {"zones": ["*"], "scope": "read write"}
+    async with writer_at(guarded_node) as client:
+        client.headers.update(minter.header(**everything))
+        writer = Writer(client)
+        await writer.set_up()
+        token = minter.token(**everything, exp=int(time.time()) + 5)
+        async with watch(
+            guarded_node.port, ["A", "B"], transport=transport, token=token, renews=True
+        ) as screen:
+            screen.say({"do": "token", "token": minter.token(**everything)})
+            await screen.until(lambda events: len(named("token wanted")(events)) == 2)
+            if transport == "sse":
+                await screen.until(named("status", connections=2, state="live"))
+            start = len(screen.events)
+            await asyncio.sleep(GRACE_S)  # The first token has ended by now, and its grace.
+            await writer.move(1, "B")
+            await screen.until(lambda events: any(moved(1, "B")(e) for e in events), start)
+            status = (await screen.report())["status"]
+            assert status["connections"] == (1 if transport == "websocket" else 2)
+            assert status["snapshots"] == 0
+
+
+async def test_who_has_no_token_is_told_so_and_left_alone(
+    guarded_node: NodeProcess, node: Path, transport: str
+) -> None:
+    """It is closed with the reason, and asks no more."""
+    async with javascript(node, "zonecast_screen.mjs") as screen:
+        url = f"http://127.0.0.1:{guarded_node.port}"
+        screen.say({"do": "watch", "url": url, "zones": ["A"], "transport": transport})
+        (closed,) = named("status", state="closed")(
+            await screen.until(named("status", state="closed"))
+        )
+        assert closed["error"]["code"] == (101 if transport == "websocket" else 401)
 
 
 async def test_a_service_elsewhere_is_no_reason_to_stop(node: Path) -> None:

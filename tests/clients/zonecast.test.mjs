@@ -227,6 +227,19 @@ test('a zone that can not be read just now is asked for again', async (t) => {
   assert.equal(script.zones.status.state, 'live')
 })
 
+test('that all zones have answered is told once for each connection', async (t) => {
+  const script = await startWith(t)
+  let ready = 0
+  script.zones.on('ready', () => ready++)
+  script.say(pub('A', 2, 't', entered(ada(5, 'A'))))
+  await script.told()
+  assert.equal(ready, 0)
+  script.socket.terminate()
+  await script.connected()
+  await script.subscribed({ epoch: 'e', offset: 2, recovered: true }, { epoch: 'e', offset: 1, recovered: true })
+  assert.equal(ready, 1)
+})
+
 test('a zone that is added twice is asked for once', async (t) => {
   const script = await startWith(t)
   script.zones.add('C')

@@ -5,9 +5,11 @@ import { Past } from './past.js'
 import { makeChip, Tile } from './tile.js'
 
 const TRAVEL_MS = 520
-const MAX_TRAVELLING = 60
-const FRAME_BUDGET_MS = 6
-const SLOW_FRAME_MS = 24
+const MAX_TRAVELLING = 40
+const FRAME_BUDGET_MS = 3
+const SMOOTH_MS = 20 // From one frame to the next, where the page keeps up.
+const REST = 4 // Times as long as a frame took: what is left to the browser, and to motions.
+const REST_MAX_MS = 400
 const DRAW_INTERVAL_MS = 5_000
 const ARROWS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }
 
@@ -28,6 +30,7 @@ export class Board {
   #travelling = 0
   #travelLimit = MAX_TRAVELLING
   #isAwaited = false
+  #restUntilMs = 0
   #onOpen
   #past
   #made = 0
@@ -137,16 +140,28 @@ export class Board {
   #await() {
     if (this.#isAwaited) return
     this.#isAwaited = true
-    requestAnimationFrame((atMs) => this.#frame(atMs))
+    const restMs = this.#restUntilMs - performance.now()
+    const ask = () => requestAnimationFrame(() => this.#frame())
+    if (restMs > 0) setTimeout(ask, restMs)
+    else ask()
+  }
+
+  // Where a frame took long, fewer people travel, and changes wait longer to be shown together:
+  // so the page stays smooth, and shows each of them a little later.
+  #pace(startedMs) {
+    requestAnimationFrame(() => {
+      const tookMs = performance.now() - startedMs
+      const isSlow = tookMs > SMOOTH_MS
+      this.#travelLimit = Math.max(4, Math.min(MAX_TRAVELLING, this.#travelLimit * (isSlow ? 0.7 : 1.1)))
+      this.#restUntilMs = isSlow ? performance.now() + Math.min(REST_MAX_MS, REST * tookMs) : 0
+    })
   }
 
   // Bring tiles up to date: those that are seen first, the others as far as there is time.
-  #frame(atMs) {
+  #frame() {
     this.#isAwaited = false
     const startedMs = performance.now()
-    const lateMs = startedMs - atMs
-    const grow = lateMs > SLOW_FRAME_MS || this.#travelling >= this.#travelLimit ? 0.7 : 1.1
-    this.#travelLimit = Math.max(4, Math.min(MAX_TRAVELLING, this.#travelLimit * grow))
+    this.#pace(startedMs)
     const dirty = [...this.#dirty].sort((one, other) => this.#rank(other) - this.#rank(one))
     const starts = this.#starts()
     for (const zone of dirty) {
@@ -249,7 +264,9 @@ export class Board {
   }
 }
 
+const byName = new Intl.Collator(undefined, { numeric: true })
+
 function compare(one, other) {
   if (one.id === null || other.id === null) return one.id === null ? 1 : -1
-  return nameOfZone(one).localeCompare(nameOfZone(other), undefined, { numeric: true })
+  return byName.compare(nameOfZone(one), nameOfZone(other))
 }

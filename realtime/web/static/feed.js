@@ -3,7 +3,8 @@
 import { byId, element, nameOfZone } from './elements.js'
 
 const MAX_LINES = 60
-const MAX_PER_FRAME = 6
+const MAX_AT_ONCE = 6
+const PAUSE_MS = 250
 
 export class Feed {
   #place = byId('feed')
@@ -17,12 +18,13 @@ export class Feed {
 
   take({ users, txs, time }) {
     if (!txs.length) return // What was missed, or a state: nobody saw it happen.
-    if (!this.#lines.length && !this.#left) requestAnimationFrame(() => this.#show())
+    // A crowd is told of together, a single move at once as it seems.
+    if (!this.#lines.length && !this.#left) setTimeout(() => this.#show(), PAUSE_MS)
     for (const user of users) {
       const text = this.#describe(user)
       if (!text) continue
       this.#lines.push([text, time ?? Date.now()])
-      if (this.#lines.length > MAX_PER_FRAME) {
+      if (this.#lines.length > MAX_AT_ONCE) {
         this.#lines.shift()
         this.#left++
       }

@@ -12,9 +12,11 @@ export function makeChip(user) {
 }
 
 export function nameChip(chip, user, zone) {
-  if (chip.user === user && chip.zone === zone) return
-  chip.user = user
   chip.zone = zone
+  if (chip.user === user) return
+  const isNamed = chip.user?.name === user.name
+  chip.user = user
+  if (isNamed) return
   chip.nameElement.textContent = user.name
   chip.inner.title = user.name
   chip.inner.firstElementChild.replaceWith(faceOf(user))

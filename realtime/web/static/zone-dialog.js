@@ -62,7 +62,8 @@ export class ZoneDialog {
   async #readHistory() {
     try {
       const history = await Replay.of(this.#http, this.#zone, this.#operator.everybody())
-      this.#time.max = this.#time.value = history.length
+      this.#time.max = history.length
+      this.#time.value = history.length
       this.#time.disabled = this.#play.disabled = history.length === 0
       this.history = history
       if (history.length) this.#when.textContent = `now; ${history.length} changes since ${shortTime(history.timeAt(1))}`

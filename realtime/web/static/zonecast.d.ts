@@ -113,7 +113,7 @@ export interface ZonesEvents {
   status: Status
   /** A zone is missing or refused. */
   error: Failure & { readonly zone: Zone }
-  /** All zones have answered. */
+  /** All zones have answered, on this connection. */
   ready: null
 }
 

@@ -169,6 +169,7 @@ export function watch({
   let link, attempt, transport, wakeTimer, pauseTimer, staleSince, silenceMs, refreshMs, beganMs
   let status = { state: 'connecting', since: null, connections: 0, resumed: 0, snapshots: 0 }
   let isOpen = false
+  let isReady = false
   let hasSocket = false
   let failures = 0
   let backoffMs = backoffMinMs
@@ -343,7 +344,8 @@ export function watch({
     if (!isOpen) return
     if (pending.size) return say({ state: 'catching up' })
     say({ state: staleSince ? 'stale' : 'live', since: staleSince })
-    tell('ready')
+    if (!isReady) tell('ready')
+    isReady = true
   }
 
   const answered = (zone, state) => {
@@ -457,7 +459,7 @@ export function watch({
   const drop = () => {
     const dropped = link
     link = attempt = null
-    isOpen = false
+    isOpen = isReady = false
     refreshMs = Infinity
     pending.clear()
     clearTimeout(wakeTimer)
