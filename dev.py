@@ -33,7 +33,8 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
                                     get: --minutes M --seed S [--json FILE]
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
-  python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write
+  python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write;
+                                    `docs picture` records the README's moving picture anew
 
 Everything is installed into .venv; only `test`, `soak`, `bugs` and `check` install programs of the
 system (Redis, Chromium, Node, nginx ...), where apt-get may without a password.
@@ -324,10 +325,12 @@ def bugs(arguments: Sequence[str]) -> int:
 
 
 def docs(arguments: Sequence[str]) -> int:
-    if arguments not in ([], ["serve"]):
-        raise StepError("docs takes nothing, or `serve`")
+    if arguments not in ([], ["serve"], ["picture"]):
+        raise StepError("docs takes nothing, `serve`, or `picture`")
     set_up("test")
     os.chdir(ROOT)
+    if arguments == ["picture"]:
+        return become(["-m", "tests.documentation.moving_picture"])
     with step("pages made from the code"):
         if run([PYTHON, "-m", "tests.documentation.pages"]) != 0:
             raise StepError("they can't be made: see the lines above")
