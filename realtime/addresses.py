@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import httpx
 import typer
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+UrlOption = Annotated[str, typer.Option(help="The service's address.")]
 
 
 def check_url(url: str) -> None:

@@ -20,13 +20,14 @@ TokenOption = Annotated[
     typer.Option(
         "--token",
         envvar=TOKEN_VARIABLE,
-        help="Where the service asks for one. Everybody on this machine can read options: set "
-        f"{TOKEN_VARIABLE} instead, or",
+        show_envvar=False,
+        help="A token, where the service asks for one. Others on this machine can read an option: "
+        f"better set {TOKEN_VARIABLE}, or give --token-file.",
     ),
 ]
 TokenFileOption = Annotated[
     Path | None,
-    typer.Option(help="a file with the token; it is read again when the token has ended."),
+    typer.Option(help="A file with the token, read again when the token has ended."),
 ]
 
 

@@ -6,10 +6,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from typer.completion import (  # type: ignore[attr-defined]  # Typer re-exports them so
-    completion_init,
-    get_completion_script,
-)
+from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported so
 
 PROGRAM = "zonecast"
 COMPLETE_VARIABLE = "_ZONECAST_COMPLETE"
@@ -22,10 +19,6 @@ class Shell(StrEnum):
     BASH = "bash"
     ZSH = "zsh"
     FISH = "fish"
-
-
-# The program answers the scripts in the form that they expect.
-completion_init()
 
 
 def completion(

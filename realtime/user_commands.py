@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from channels.names import is_zone_id
-from realtime.addresses import DEFAULT_URL, check_url
+from realtime.addresses import DEFAULT_URL, UrlOption, check_url
 from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.client import Token
 from realtime.service_api import PAGE_ROWS, ServiceApi, ServiceError
@@ -29,7 +29,6 @@ INTERRUPTED: Final = 130
 PART_SUFFIX: Final = ".part"
 HEADER: Final = (",".join(COLUMNS) + "\n").encode()
 
-UrlOption = Annotated[str, typer.Option(help="The service's address.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON objects, one a line.")]
 
 

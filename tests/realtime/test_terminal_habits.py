@@ -10,37 +10,31 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from realtime.command import app
+from realtime.command import COMMANDS, app
 from tests.realtime.command_line import PROGRAM, environment
 
-COMMANDS = sorted(
-    command.name or command.callback.__name__
-    for command in app.registered_commands
-    if command.callback is not None
-)
 
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_the_help_of_a_command_has_an_example_that_can_be_run(name: str) -> None:
     """It fits 80 columns; the example's options are ones that the command has."""
     result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 80
-    callback = next(
-        command.callback
-        for command in app.registered_commands
-        if (command.name or getattr(command.callback, "__name__", "")) == name
-    )
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    command = group.commands[name]
+    callback = command.callback
     doc = callback.__doc__ or ""
+    assert " ".join(doc.partition("\n\n")[0].split()) == COMMANDS[name][1]
     example = doc.partition("Example: ")[2].strip()
     assert f"zonecast {name}" in example
     flattened = " ".join(result.output.replace("│", " ").split())
     assert " ".join(example.split()) in flattened
     words = shlex.split(example.partition(f"zonecast {name}")[2].partition(" | ")[0].strip(")"))
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]  # it is a group
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
@@ -75,3 +69,14 @@ def test_every_shell_has_a_script_and_others_are_refused() -> None:
         assert result.exit_code == 0
         assert "_ZONECAST_COMPLETE" in result.output
     assert CliRunner().invoke(app, ["completion", "tcsh"]).exit_code == 2
+
+
+def test_names_are_completed_and_zones_watched_without_the_database() -> None:
+    """Whoever presses the tab key does not wait for SQLAlchemy, nor does who watches."""
+    program = (
+        "import sys, realtime.command, realtime.watch_command, realtime.client; "
+        "assert realtime.command.run(['--help']) == 0; "
+        "heavy = {'sqlalchemy', 'fastapi', 'alembic'} & set(sys.modules); "
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

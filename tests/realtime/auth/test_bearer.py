@@ -30,9 +30,10 @@ async def test_a_token_of_a_file_is_read_again_when_it_was_refused(
     file = tmp_path / "token"
     await asyncio.to_thread(file.write_text, "not.a.token\n")
     token = minter.token(zones=["*"], scope="read")
+    given = await asyncio.to_thread(given_token, None, file)
     async with (
         start_guarded(sqlite_url) as (_, live),
-        http_client(live.url, given_token(None, file)) as client,
+        http_client(live.url, given) as client,
     ):
         assert (await client.get("/zones")).status_code == 401
         await asyncio.to_thread(file.write_text, token + "\n")
