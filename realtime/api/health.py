@@ -7,6 +7,7 @@ from typing import Final
 
 from fastapi import Request, Response
 from prometheus_client.exposition import choose_encoder
+from starlette.responses import PlainTextResponse
 
 from channels.ports import BusState, UnavailableError
 from db import migrate
@@ -88,7 +89,11 @@ async def _ask_database(node: Node) -> str | None:
     return None
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}},
+)
 async def read_metrics(request: Request) -> Response:
     """What the node counts, in Prometheus form."""
     node = node_of(request)

@@ -61,7 +61,7 @@ def _operation(path: str, verb: str, operation: Mapping[str, Any]) -> str:
         f"{status} {kind}".strip()
         for status, answer in operation["responses"].items()
         if status != "default"
-        for kind in [_content(*answer.get("content", {}).values())]
+        for kind in [_content(*list(answer.get("content", {}).values())[:1])]
     ]
     lines.append(f"Answers: {'; '.join(answers)}\n")
     return "\n".join(lines)
