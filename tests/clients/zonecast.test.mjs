@@ -4,6 +4,7 @@
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket, { WebSocketServer } from 'ws'
@@ -294,6 +295,27 @@ test('who is refused for good stops, and says why', async (t) => {
   assert.deepEqual(script.zones.status.error, { code: 3500, message: 'invalid token' })
   await sleep(50)
   assert.equal(script.server.clients.size, 0)
+})
+
+test('a stream that there is no room for is asked for again, and a refused one is not', async (t) => {
+  const answers = [429, 503, 200, 403]
+  const server = createServer((request, response) => {
+    const status = answers.shift()
+    const type = status === 200 ? 'text/event-stream' : 'application/problem+json'
+    response.writeHead(status, { 'content-type': type })
+    if (status !== 200) return response.end(JSON.stringify({ status, detail: 'because' }))
+    const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`
+    response.end(event('status', { state: 'live', since: null }) + event('snapshot', state('A', 1)))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const url = `http://127.0.0.1:${server.address().port}`
+  const zones = watch({ url, zones: ['A'], transport: 'sse', backoffMinMs: 5, backoffMaxMs: 20 })
+  await zones.ready
+  await new Promise((resolve) => zones.on('status', ({ state: now }) => now === 'closed' && resolve()))
+  assert.deepEqual(zones.status.error, { code: 403, message: 'because' })
+  assert.deepEqual(answers, [])
 })
 
 test('an iterator gets every change in order, and ends with the watcher', async (t) => {

@@ -445,7 +445,7 @@ export function watch({
   const ended = ({ code, reason, message = reason, isSoon }) => {
     const wasOpen = isOpen
     const error = { code, message }
-    const isRefused = code > 3500 || (code > 399 && code < 500 && code !== 404)
+    const isRefused = code > 3500 || (code > 399 && code < 500 && code !== 404 && code !== 429)
     drop()
     if ([101, 109, 401, 3500].includes(code) ? !token.call : isRefused) return close(error)
     if (!wasOpen) failures++
