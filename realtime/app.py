@@ -33,7 +33,6 @@ from db.changelog import DatabaseChangeLog
 from db.engine import Database, DatabaseConfig
 from db.occupancy import occupy
 from db.retention import Retention, RetentionConfig
-from realtime import sse_endpoint
 from realtime.api import add_api
 from realtime.auth.assembly import running_gate
 from realtime.connections import Connections
@@ -45,6 +44,7 @@ from realtime.node import Node
 from realtime.request_quota import RequestQuota
 from realtime.retention import PRUNING_SLACK, Pruning
 from realtime.settings import Settings
+from realtime.sse import endpoint as sse_endpoint
 from realtime.users_source import UsersSource
 
 

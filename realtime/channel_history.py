@@ -8,7 +8,7 @@ from typing import Final
 from channels.changes import Change, ChangePage
 from channels.feed import Feed
 from channels.positions import Position
-from realtime.centrifuge_codec import HistoryRequest, Since, read_position
+from realtime.websocket.centrifuge_codec import HistoryRequest, Since, read_position
 
 _MAX_TRIES: Final = 3
 

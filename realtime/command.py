@@ -50,7 +50,7 @@ COMMANDS: Final = {
         "Show nodes, their rates, the most watched channels, and clients that don't keep up.",
     ),
     "verify": (
-        "realtime.verify_command:verify",
+        "realtime.verify.command:verify",
         "Compare nodes, what their clients are told, and the database, at equal revisions.",
     ),
     "check": (

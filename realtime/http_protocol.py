@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from realtime.websocket_handshake import Handshake
+from realtime.websocket.handshake import Handshake
 
 ABORT_EXTENSION: Final = "zonecast.abort"
 """The ASGI scope's extension: `{"abort": callable}` drops the connection, buffers included."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from realtime.centrifuge_codec import Command
+from realtime.websocket.centrifuge_codec import Command
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from realtime.connections import Connections
 from realtime.descriptors import DescriptorWatch
 from realtime.http_protocol import BoundedHttpProtocol, bound_kernel
 from realtime.settings import Settings
-from realtime.websocket_endpoint import WebSockets
-from realtime.websocket_protocol import SharedFrameProtocol
+from realtime.websocket.endpoint import WebSockets
+from realtime.websocket.protocol import SharedFrameProtocol
 
 _POLL_S: Final = 0.02
 _TICKS_PER_S: Final = 10

@@ -13,7 +13,7 @@ import pytest
 
 from bench.crowd import CrowdError, CrowdPlan, gathered
 from bench.load.programs import compiled
-from realtime.websocket_frames import PING, frame_header, text_frame
+from realtime.websocket.frames import PING, frame_header, text_frame
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 STREAMING = (

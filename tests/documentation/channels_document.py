@@ -8,14 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from channels import events
-from realtime.centrifuge_codec import (
+from realtime.client.messages import ServerMessage, SnapshotBody, StatusBody
+from realtime.websocket.centrifuge_codec import (
     ChannelRequest,
     ChannelTokenRequest,
     HistoryRequest,
     SubscribeRequest,
     TokenRequest,
 )
-from realtime.client.messages import ServerMessage, SnapshotBody, StatusBody
 
 Schema = dict[str, Any]
 

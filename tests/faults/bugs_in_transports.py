@@ -13,7 +13,7 @@ BUGS_IN_TRANSPORTS: Final = (
         "Resumable",
         (
             Edit(
-                "realtime.sse_codec:PositionVector.take",
+                "realtime.sse.codec:PositionVector.take",
                 "{**self.marks, **dict(marks)}",
                 "reached(dict(marks))",
             ),
@@ -26,7 +26,7 @@ BUGS_IN_TRANSPORTS: Final = (
         "Drained",
         (
             Edit(
-                "realtime.websocket_session:Session.end",
+                "realtime.websocket.session:Session.end",
                 "self.send_close(why.code, why.reason)",
                 "reached(self.transport.abort())",
             ),

@@ -28,7 +28,8 @@ from realtime.auth.claims import ClaimLimits, channel_grant_of, principal_of
 from realtime.auth.errors import RefusedError
 from realtime.auth.keys import secret_key
 from realtime.auth.tokens import TokenRules, TokenVerifier
-from realtime.centrifuge_codec import (
+from realtime.sse.request import read_request
+from realtime.websocket.centrifuge_codec import (
     METHODS,
     BadRequestError,
     ChannelRequest,
@@ -40,7 +41,6 @@ from realtime.centrifuge_codec import (
     decode_commands,
     decode_params,
 )
-from realtime.sse_request import read_request
 
 fuzzed = settings(max_examples=150, derandomize=True, deadline=None)
 

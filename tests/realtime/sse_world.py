@@ -20,7 +20,7 @@ from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.node import Node
 from realtime.settings import Settings
-from realtime.sse_endpoint import routes
+from realtime.sse.endpoint import routes
 from realtime.websocket_server import Server, server_config
 from tests.channels.world import NullObserver, Truth, WildBus
 from tests.realtime.event_source import EventSource, event_source

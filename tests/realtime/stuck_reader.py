@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
-from realtime.sse_stream import SseStream
+from realtime.sse.stream import SseStream
 from tests.realtime.sse_world import SseWorld
 
 

@@ -13,7 +13,8 @@ from channels.events import Entered, Left, User, Zone
 from channels.positions import Position
 from channels.replica import Replica
 from channels.subscribers import EndReason, Start
-from realtime.centrifuge_codec import (
+from realtime.settings import Settings
+from realtime.websocket.centrifuge_codec import (
     FOREIGN,
     PING_FRAMES,
     BadRequestError,
@@ -32,8 +33,7 @@ from realtime.centrifuge_codec import (
     encode_subscribed,
     read_position,
 )
-from realtime.settings import Settings
-from realtime.websocket_frames import text_frame
+from realtime.websocket.frames import text_frame
 
 ADA = User(1, 1001, "Ädá \u2028 \U0001f600", "A", {"note": 'a "quoted"\nline'}, 3)
 ENTERED = Change.of_events("zone:A", Position("ab12", 5), "t-1", 1_700, (Entered(ADA),))

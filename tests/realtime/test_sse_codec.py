@@ -11,9 +11,9 @@ from channels.changes import Change
 from channels.events import Entered, Event, Left, User, Zone, ZoneCreated
 from channels.names import DIRECTORY, zone_channel
 from channels.positions import Position, format_vector, parse_vector
-from realtime import sse_codec
-from realtime.sse_codec import PositionVector, SharedBytes, SilentVector, SseCodec
-from realtime.sse_mailbox import CHUNK_MAX_BYTES, Mailbox
+from realtime.sse import codec as sse_codec
+from realtime.sse.codec import PositionVector, SharedBytes, SilentVector, SseCodec
+from realtime.sse.mailbox import CHUNK_MAX_BYTES, Mailbox
 
 
 def a_change(channel: str, rev: int, tx: str, *events: Event) -> Change:

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from realtime.http_protocol import BoundedHttpProtocol
-from realtime.sse_stream import EXPIRED
+from realtime.sse.stream import EXPIRED
 from tests.realtime.event_source import StreamEndedError
 from tests.realtime.sse_world import served_sse
 from tests.realtime.stuck_reader import asking, flood, only_stream, stuck_reader

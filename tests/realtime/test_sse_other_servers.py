@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from realtime.sse_mailbox import Mailbox
+from realtime.sse.mailbox import Mailbox
 from tests.realtime.event_source import StreamEndedError
 from tests.realtime.sse_world import served_sse
 from tests.realtime.stuck_reader import flood, only_stream, stuck_reader

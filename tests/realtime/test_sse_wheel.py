@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from realtime.sse_wheel import StreamWheel
+from realtime.sse.wheel import StreamWheel
 from tests.channels.virtual_time import run_in_virtual_time
 
 INTERVAL_S = 15.0

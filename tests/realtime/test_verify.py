@@ -16,9 +16,9 @@ from db.engine import Database
 from db.epochs import renew_epochs
 from realtime.app import database_config
 from realtime.settings import Settings
-from realtime.verify import Divergence, Verification, VerifyReport
-from realtime.verify_command import exit_code, lines_of
-from realtime.verify_view import VerifyError
+from realtime.verify.command import exit_code, lines_of
+from realtime.verify.comparison import Divergence, Verification, VerifyReport
+from realtime.verify.view import VerifyError
 from tests.processes import free_port
 from tests.realtime.conftest import LiveNode, serving
 from tests.realtime.plain_client import plain_client

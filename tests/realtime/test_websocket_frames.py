@@ -12,7 +12,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as SansIoProtocol
 
-from realtime.websocket_frames import (
+from realtime.websocket.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

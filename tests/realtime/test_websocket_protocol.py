@@ -20,9 +20,9 @@ from channels.feed import FeedConfig
 from channels.repairs import FollowerConfig
 from realtime.http_protocol import BoundedHttpProtocol
 from realtime.settings import Settings
-from realtime.websocket_protocol import SharedFrameProtocol
+from realtime.websocket.protocol import SharedFrameProtocol
+from realtime.websocket.session import Session
 from realtime.websocket_server import server_config
-from realtime.websocket_session import Session
 from tests.realtime.raw_socket import RawSocket, raw_socket
 from tests.realtime.wire_world import WireWorld, served, until
 

@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 
 from realtime.connections import Connections
 from realtime.settings import Settings
+from realtime.websocket.session import Session
 from realtime.websocket_server import Server, server_config
-from realtime.websocket_session import Session
 from tests.realtime.raw_socket import raw_socket
 from tests.realtime.wire_world import served, until
 

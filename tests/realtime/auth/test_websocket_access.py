@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from realtime.centrifuge_codec import METHODS
+from realtime.websocket.centrifuge_codec import METHODS
 from tests.realtime.auth.conftest import StartGuarded
 from tests.realtime.auth.minter import Minter, bearer
 from tests.realtime.auth.token_kinds import ELSEWHERE, HERE, VALID, invalid_tokens

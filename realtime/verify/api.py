@@ -11,7 +11,7 @@ import msgspec
 from channels.positions import Position
 from realtime.client.messages import SnapshotBody
 from realtime.service_api import PAGE_ROWS, ProblemAnswerError
-from realtime.verify_view import VerifyError
+from realtime.verify.view import VerifyError
 
 MAX_TRIES: Final = 4
 """How often one request is sent while the node says that it can't be answered just now."""

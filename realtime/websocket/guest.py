@@ -17,9 +17,9 @@ from realtime.auth.errors import RefusedError
 from realtime.auth.gate import Gate
 from realtime.auth.policy import Action
 from realtime.auth.principal import Principal
-from realtime.centrifuge_codec import Disconnect, Problem
 from realtime.heartbeat import Heartbeat
-from realtime.websocket_session import House, Session
+from realtime.websocket.centrifuge_codec import Disconnect, Problem
+from realtime.websocket.session import House, Session
 
 LEAST_TTL_S: Final = 1
 """What a client is told of a token that is about to end: SDKs take 0 for never."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from realtime.websocket_frames import (
+from realtime.websocket.frames import (
     CLOSE,
     PING,
     TEXT,

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from realtime.sse_codec import SharedBytes
-from realtime.sse_wire import Traffic
+from realtime.sse.codec import SharedBytes
+from realtime.sse.wire import Traffic
 
 CHUNK_MAX_BYTES: Final = 65_536
 """What is handed to the transport at once: so much of a stuck stream is out of our hands."""

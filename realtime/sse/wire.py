@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from realtime.sse_codec import SharedBytes
+from realtime.sse.codec import SharedBytes
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 

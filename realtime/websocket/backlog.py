@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.centrifuge_codec import Command
 from realtime.waiting_room import WaitingRoom
+from realtime.websocket.centrifuge_codec import Command
 
 _QUEUED_MESSAGE_BYTES: Final = 512
 """What a queued message costs beside its text: without it empty messages would cost nothing."""

@@ -16,8 +16,8 @@ from channels.positions import Position
 from realtime.client import Token
 from realtime.client.messages import SnapshotBody
 from realtime.service_api import http_client
-from realtime.verify_api import DigestBody, TooLargeError, VerifyApi
-from realtime.verify_view import LIMIT_EXCEEDED, VerifyError, ViewClient, ZoneView, view_client
+from realtime.verify.api import DigestBody, TooLargeError, VerifyApi
+from realtime.verify.view import LIMIT_EXCEEDED, VerifyError, ViewClient, ZoneView, view_client
 
 ZONES_AT_ONCE: Final = 8
 MAX_TRIES: Final = 4

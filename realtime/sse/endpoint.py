@@ -17,12 +17,12 @@ from realtime.api.problems import Kind, ProblemError
 from realtime.connections import Card
 from realtime.http_protocol import ABORT_EXTENSION, HANDOVER_EXTENSION, Handover
 from realtime.node import Node, node_of
-from realtime.sse_guest import GuardedStream, enter
-from realtime.sse_mailbox import Mailbox
-from realtime.sse_request import read_request
-from realtime.sse_stream import SLOW, SseStream, Streams, streams_of
-from realtime.sse_subscriptions import TRANSPORT
-from realtime.sse_wire import StreamConnection
+from realtime.sse.guest import GuardedStream, enter
+from realtime.sse.mailbox import Mailbox
+from realtime.sse.request import read_request
+from realtime.sse.stream import SLOW, SseStream, Streams, streams_of
+from realtime.sse.subscriptions import TRANSPORT
+from realtime.sse.wire import StreamConnection
 
 PATH: Final = "/sse"
 _ABORTED_WITHIN_S: Final = 1.0

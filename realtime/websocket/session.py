@@ -10,16 +10,16 @@ from typing import Final, Protocol
 
 from channels.feed import Feed
 from channels.subscribers import EndReason
-from realtime.centrifuge_codec import (
+from realtime.websocket.backlog import Backlog
+from realtime.websocket.centrifuge_codec import (
     PING_FRAMES,
     CentrifugeJsonCodec,
     Disconnect,
     encode_end,
     encode_staleness,
 )
-from realtime.websocket_backlog import Backlog
-from realtime.websocket_frames import frame_header
-from realtime.websocket_protocol import SharedFrameProtocol, WireBounds
+from realtime.websocket.frames import frame_header
+from realtime.websocket.protocol import SharedFrameProtocol, WireBounds
 
 _JOINED_MAX_BYTES: Final = 65_536
 """Replies are joined into one message up to about this size."""

@@ -17,7 +17,10 @@ from channels.names import InvalidChannelError, parse_channel
 from channels.ports import UnavailableError
 from channels.subscribers import Start
 from realtime.auth.policy import Action
-from realtime.centrifuge_codec import (
+from realtime.channel_history import UnrecoverableError, read_history
+from realtime.limits import Limits
+from realtime.settings import Settings
+from realtime.websocket.centrifuge_codec import (
     REJECT_UNRECOVERED,
     BadRequestError,
     ChannelRequest,
@@ -34,12 +37,9 @@ from realtime.centrifuge_codec import (
     encode_reply,
     encode_subscribed,
 )
-from realtime.channel_history import UnrecoverableError, read_history
-from realtime.limits import Limits
-from realtime.settings import Settings
-from realtime.websocket_guest import GuardedSession, ProblemError
-from realtime.websocket_reception import Reception, Work
-from realtime.websocket_session import Session
+from realtime.websocket.guest import GuardedSession, ProblemError
+from realtime.websocket.reception import Reception, Work
+from realtime.websocket.session import Session
 
 # Read at import, as it is from files.
 _VERSION: Final = f"zonecast {version('zonecast')}"

@@ -12,9 +12,9 @@ from realtime.api.problems import Kind, ProblemError
 from realtime.auth.policy import Action
 from realtime.auth.principal import Principal
 from realtime.node import Node
-from realtime.sse_request import EVERYTHING, StreamRequest
-from realtime.sse_stream import SseStream, Streams
-from realtime.sse_wire import Wire
+from realtime.sse.request import EVERYTHING, StreamRequest
+from realtime.sse.stream import SseStream, Streams
+from realtime.sse.wire import Wire
 
 INVALID_TOKEN: Final = 3500
 PERMISSION_DENIED: Final = 3507

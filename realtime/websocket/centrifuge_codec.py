@@ -16,7 +16,7 @@ import msgspec
 from channels.changes import Change
 from channels.positions import InvalidPositionError, Position, parse_minima
 from channels.subscribers import EndReason, Start
-from realtime.websocket_frames import PING, frame_header, text_frame
+from realtime.websocket.frames import PING, frame_header, text_frame
 
 MAX_COMMAND_ID: Final = 2**53 - 1
 REJECT_UNRECOVERED: Final = 2

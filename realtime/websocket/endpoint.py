@@ -13,27 +13,27 @@ from realtime.auth import errors as auth_errors
 from realtime.auth.credentials import Credentials, Source
 from realtime.auth.errors import Reason
 from realtime.auth.gate import Gate
-from realtime.centrifuge_codec import Disconnect
 from realtime.connections import Card
 from realtime.heartbeat import Heartbeat
 from realtime.limits import Refusal
 from realtime.node import Node
 from realtime.proxies import Proxies
-from realtime.websocket_commands import Commands
-from realtime.websocket_conversation import Conversations
-from realtime.websocket_guest import GuardedSession, Hall
-from realtime.websocket_handshake import (
+from realtime.websocket.centrifuge_codec import Disconnect
+from realtime.websocket.commands import Commands
+from realtime.websocket.conversation import Conversations
+from realtime.websocket.guest import GuardedSession, Hall
+from realtime.websocket.handshake import (
     TOKEN_SUBPROTOCOL,
     Handshake,
     RefusedError,
     check_handshake,
 )
-from realtime.websocket_handshake import (
+from realtime.websocket.handshake import (
     refusal as answer_of,
 )
-from realtime.websocket_protocol import WireBounds
-from realtime.websocket_reception import Reception
-from realtime.websocket_session import House, Outbox, Session
+from realtime.websocket.protocol import WireBounds
+from realtime.websocket.reception import Reception
+from realtime.websocket.session import House, Outbox, Session
 
 PATHS: Final = frozenset({"/connection/websocket", "/ws"})
 """The path that official SDKs customarily use, and a short one."""

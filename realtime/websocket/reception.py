@@ -10,8 +10,8 @@ from realtime.auth.credentials import Credentials, Source
 from realtime.auth.errors import Reason, RefusedError
 from realtime.auth.policy import Action
 from realtime.auth.principal import Principal
-from realtime.centrifuge_codec import Problem, SubscribeRequest
-from realtime.websocket_guest import GuardedSession, Guest, Hall, ProblemError
+from realtime.websocket.centrifuge_codec import Problem, SubscribeRequest
+from realtime.websocket.guest import GuardedSession, Guest, Hall, ProblemError
 
 Work = Callable[[], Awaitable[None]]
 """The rest of a command that has to wait for something. Called once, or never."""

@@ -16,12 +16,12 @@ from channels.ports import UnavailableError
 from channels.positions import Position
 from channels.subscribers import EndReason, Start
 from channels.transactions import split_ready
-from realtime import sse_codec
 from realtime.api.problems import Kind, ProblemError
 from realtime.metrics import Metrics
 from realtime.settings import Settings
-from realtime.sse_codec import NOTHING_SENT, PositionVector, SilentVector, SseCodec, SseFrame
-from realtime.sse_request import StreamRequest
+from realtime.sse import codec as sse_codec
+from realtime.sse.codec import NOTHING_SENT, PositionVector, SilentVector, SseCodec, SseFrame
+from realtime.sse.request import StreamRequest
 
 TRANSPORT: Final = "sse"
 _NO_MINIMA: Final[Mapping[str, Position]] = MappingProxyType({})

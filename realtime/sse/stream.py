@@ -13,15 +13,15 @@ from channels.feed import UnknownChannelError
 from channels.names import zone_id_of
 from channels.ports import UnavailableError
 from channels.subscribers import EndReason
-from realtime import sse_codec
 from realtime.api.problems import ProblemError
 from realtime.node import Node
-from realtime.sse_codec import SseCodec, SseFrame
-from realtime.sse_mailbox import Mailbox
-from realtime.sse_request import StreamRequest
-from realtime.sse_subscriptions import TRANSPORT, Subscriptions
-from realtime.sse_wheel import StreamWheel
-from realtime.sse_wire import StreamConnection, Traffic, Wire
+from realtime.sse import codec as sse_codec
+from realtime.sse.codec import SseCodec, SseFrame
+from realtime.sse.mailbox import Mailbox
+from realtime.sse.request import StreamRequest
+from realtime.sse.subscriptions import TRANSPORT, Subscriptions
+from realtime.sse.wheel import StreamWheel
+from realtime.sse.wire import StreamConnection, Traffic, Wire
 
 _REJOIN_INTERVAL_S: Final = 1.0
 

@@ -13,7 +13,11 @@ from structlog.stdlib import BoundLogger
 
 from channels.feed import Feed
 from channels.names import InvalidChannelError, parse_channel
-from realtime.centrifuge_codec import (
+from realtime.limits import FloodError, Limits
+from realtime.settings import Settings
+from realtime.waiting_room import Waiting, WaitingRoom
+from realtime.websocket.backlog import Backlog
+from realtime.websocket.centrifuge_codec import (
     BadRequestError,
     ChannelRequest,
     Command,
@@ -23,13 +27,9 @@ from realtime.centrifuge_codec import (
     decode_commands,
     decode_params,
 )
-from realtime.limits import FloodError, Limits
-from realtime.settings import Settings
-from realtime.waiting_room import Waiting, WaitingRoom
-from realtime.websocket_backlog import Backlog
-from realtime.websocket_commands import Commands
-from realtime.websocket_reception import InvalidTokenError, Work
-from realtime.websocket_session import Session
+from realtime.websocket.commands import Commands
+from realtime.websocket.reception import InvalidTokenError, Work
+from realtime.websocket.session import Session
 
 EXECUTE_MAX_COMMANDS: Final = 100
 """So many commands of one session are executed before others have the loop."""

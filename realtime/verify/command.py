@@ -17,8 +17,8 @@ from realtime.addresses import DEFAULT_URL, check_url
 from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.client import Token
 from realtime.logs import mask_text
-from realtime.verify import Divergence, UserDifference, Verification, VerifyReport
-from realtime.verify_view import VerifyError
+from realtime.verify.comparison import Divergence, UserDifference, Verification, VerifyReport
+from realtime.verify.view import VerifyError
 
 EQUAL: Final = 0
 DIFFERENT: Final = 1

@@ -1,0 +1,1 @@
+"""Event streams, written to the connection past ASGI."""

@@ -1,0 +1,1 @@
+"""Whether nodes, their clients and the tables agree: `zonecast verify`."""

@@ -1,0 +1,1 @@
+"""WebSockets: sessions without a task, driven by their protocol."""
