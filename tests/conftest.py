@@ -16,6 +16,7 @@ import uvloop
 from blockbuster import BlockBuster, BlockingError
 
 from tests.processes import BLOCKING_ON_PURPOSE, Scratch
+from tests.secrets_in_output import secrets_in
 from tests.servers import (
     DATABASE,
     Binaries,
@@ -57,6 +58,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Turn a skip for something missing into a failure where all of it must be there."""
     report = yield
     _insist(report)
+    _reveal(report)
     return report
 
 
@@ -66,6 +68,17 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _insist(report)
     return report
+
+
+def _reveal(report: pytest.TestReport) -> None:
+    """Fail a test during which a secret was printed; its last report has all that was."""
+    if report.when == "teardown" and report.passed:
+        # Not the records of the log, among which are those of the tests' own HTTP clients.
+        printed = [text for title, text in report.sections if "log" not in title]
+        lines = [line for text in printed for line in secrets_in(text)]
+        if lines:
+            report.outcome = "failed"
+            report.longrepr = f"a secret was printed: {lines[0][:300]}"
 
 
 def _insist(report: pytest.TestReport | pytest.CollectReport) -> None:

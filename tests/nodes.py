@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.processes import ServerProcess, wait_exit
+from tests.secrets_in_output import secrets_in
 
 ROOT = Path(__file__).parents[1]
 ANSWER_TIMEOUT_S = 2.0
@@ -59,6 +60,12 @@ class NodeProcess(ServerProcess):
     async def answers(self) -> bool:
         """Tell whether `/readyz` says 200."""
         return (await self.get("/readyz")).startswith("HTTP/1.1 200")
+
+    async def stop(self) -> None:
+        """Stop it; whatever it printed holds no secret."""
+        await super().stop()
+        found = secrets_in(self.log_tail(10_000_000))
+        assert not found, found[0][:300]
 
     async def wait_exit(self) -> int:
         """Wait until the process has ended by itself; return its exit code. Bounded."""
