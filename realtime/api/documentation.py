@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import fastapi_offline
@@ -47,6 +48,15 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+_OWN: Final = MappingProxyType(
+    {
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+)
+"""Of the page and its parts: nothing is guessed, told or given to pages elsewhere."""
 
 router = APIRouter(route_class=BoundedRoute, include_in_schema=False)
 
@@ -101,14 +111,20 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
 @router.get("/docs")
 async def read_page() -> Response:
     """The page; its policy lets the browser ask nobody but this service."""
-    headers = {"Content-Security-Policy": _POLICY}
+    headers = {
+        **_OWN,
+        "Content-Security-Policy": _POLICY,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        "X-Frame-Options": "DENY",
+    }
     return Response(_PAGE, media_type="text/html; charset=utf-8", headers=headers)
 
 
 @router.get("/docs/start.js")
 async def read_start() -> Response:
     """What starts Swagger UI, in a file of its own, for a policy without inline scripts."""
-    return Response(_START, media_type="text/javascript; charset=utf-8")
+    return Response(_START, media_type="text/javascript; charset=utf-8", headers=_OWN)
 
 
 @router.get("/docs/assets/{name}")
@@ -116,5 +132,5 @@ async def read_asset(name: Literal["swagger-ui.css", "swagger-ui-bundle.js"]) ->
     """One of Swagger UI's files; there are no others to be had."""
     # Named here, as guessing a type reads the system's tables of types.
     media_type = "text/css" if name.endswith(".css") else "text/javascript"
-    headers = {"Cache-Control": "public, max-age=3600"}
+    headers = {**_OWN, "Cache-Control": "public, max-age=3600"}
     return FileResponse(ASSETS / name, media_type=media_type, headers=headers)
