@@ -114,6 +114,7 @@ def _where_to_look(url: str, exposure: str) -> str:
         (
             f"Zonecast serves on {url}",
             f"  entry       {exposure}",
+            f"  dashboard   {url}/",
             f"  API         {url}/docs    {url}/readyz    {url}/metrics",
             f"  WebSocket   {websocket_url(url)}  (Centrifuge client SDKs)",
             f"  a zone      {curl}/zones {json} '{lobby}'",
