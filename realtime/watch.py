@@ -39,9 +39,10 @@ class JsonLines:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
+        self._status: tuple[str, int | None] | None = None
 
     def show(self, update: Update) -> None:
-        """Write an update, each state of a zone as a line of its own."""
+        """Write an update, each state of a zone as a line of its own; no status twice."""
         match update:
             case Replaced(states):
                 for state in states:
@@ -51,8 +52,10 @@ class JsonLines:
             case Gone(zone_id, _, reason):
                 self._line("gone", {"zone_id": zone_id, "reason": reason})
             case Status(state, since_ms) if state != "catching_up":
-                # Until the states are there it is as it was: connecting.
-                self._line("status", {"state": state, "since": since_ms})
+                # Until the states are there it is as it was.
+                if self._status != (state, since_ms):
+                    self._status = state, since_ms
+                    self._line("status", {"state": state, "since": since_ms})
 
     def _line(self, kind: str, fields: dict[str, Any]) -> None:
         self._write(msgspec.json.encode({"type": kind, **fields}).decode())

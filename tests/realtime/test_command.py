@@ -99,7 +99,7 @@ async def test_serve_says_where_to_look_and_stops_on_ctrl_c(sqlite_url: str) -> 
     try:
         headline = await line_of(process)
         url = headline.removeprefix("Zonecast serves on ")
-        hints = "\n".join([await line_of(process) for _ in range(8)])
+        hints = "\n".join([await line_of(process) for _ in range(9)])
         for hint in (
             "no token is needed",
             "/docs",
