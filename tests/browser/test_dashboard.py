@@ -169,7 +169,7 @@ async def check_with_axe(page: Page) -> None:
     assert serious == [], json.dumps(serious, indent=2)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_two_hundred_zones_are_a_board_too(
     page: Page, service: LiveNode, api: httpx.AsyncClient
 ) -> None:

@@ -152,7 +152,7 @@ async def until_served(
     pytest.fail(f"the balancer gave all {transport} clients to one node")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_drained_node_hands_its_clients_over_without_a_lost_or_doubled_change(
     topology: Topology, node: Path, browser: Browser
 ) -> None:

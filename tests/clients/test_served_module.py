@@ -213,7 +213,7 @@ async def test_where_no_websocket_is_let_through_it_comes_as_an_event_stream(
             assert await screen.pictures() == await writer.truth()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_a_machine_that_slept_connects_anew_and_resumes(
     embedded_node: list[NodeProcess], watch: Watch, transport: str
 ) -> None:
@@ -236,7 +236,7 @@ async def test_a_machine_that_slept_connects_anew_and_resumes(
             assert all(screen.recoveries)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_a_node_that_says_nothing_is_given_up(
     pinging_node: NodeProcess, watch: Watch
 ) -> None:
@@ -373,7 +373,7 @@ async def test_users_in_no_zone_are_one_more_zone(
             assert (await screen.report())["digests"]["A"] == digest
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_token_is_renewed_before_it_ends(
     guarded_node: NodeProcess, watch: Watch, transport: str
 ) -> None:

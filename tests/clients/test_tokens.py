@@ -124,7 +124,7 @@ async def served(sqlite_url: str, tmp_path: Path, minter: Minter) -> AsyncIterat
 
 async def ask(served: NodeProcess, minter: Minter, method: str, path: str, body: Json) -> None:
     headers = minter.header(sub="root", zones=["*"], scope="write admin")
-    async with httpx.AsyncClient(base_url=served.url, timeout=20, verify=False) as client:  # noqa: S501 - loopback
+    async with httpx.AsyncClient(base_url=served.url, timeout=60, verify=False) as client:  # noqa: S501 - loopback
         answer = await client.request(method, path, json=body, headers=headers)
     assert answer.is_success, answer.text
 

@@ -133,7 +133,7 @@ async def replay_and_compare(
             assert screen.recoveries, f"{name} never lost its connection"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_three_nodes_and_all_clients_end_equal_to_the_database(
     three_nodes: list[NodeProcess], postgres_url: str, trace: Path, node: Path
 ) -> None:
@@ -141,7 +141,7 @@ async def test_three_nodes_and_all_clients_end_equal_to_the_database(
     await replay_and_compare(three_nodes, postgres_url, trace, node, window_s=600)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_an_embedded_node_and_all_clients_end_equal_to_the_database(
     embedded_node: list[NodeProcess], sqlite_url: str, trace: Path, node: Path
 ) -> None:

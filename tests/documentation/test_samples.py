@@ -115,7 +115,7 @@ async def page(chromium: Path) -> AsyncIterator[Page]:
         ("python-sdk", ["state ['Ada']"], ["change ['left']"]),
     ],
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_client_shows_the_state_and_then_a_move(
     furnished: LiveNode, node: Path, name: str, ready: list[str], told: list[str]
 ) -> None:
@@ -127,7 +127,7 @@ async def test_a_client_shows_the_state_and_then_a_move(
         await until_printed(process, *told)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_the_command_in_a_pipe_writes_a_line_for_a_move(furnished: LiveNode) -> None:
     """Lines come at once."""
     port = port_of(furnished)
@@ -138,7 +138,7 @@ async def test_the_command_in_a_pipe_writes_a_line_for_a_move(furnished: LiveNod
         await until_printed(process, '"type":"changes"', '"left"', '"entered"')
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_page_shows_the_state_and_then_a_move(furnished: LiveNode, page: Page) -> None:
     """In the console of a real browser, on the page that the README names."""
     port = port_of(furnished)
@@ -149,7 +149,7 @@ async def test_a_page_shows_the_state_and_then_a_move(furnished: LiveNode, page:
         await done("move", port)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_workers_commit_is_seen_by_a_nodes_watchers(
     postgres_url: str, redis_url: str
 ) -> None:

@@ -22,7 +22,7 @@ def zonecast(*arguments: str, **settings: str) -> tuple[int, str, str]:
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -128,7 +128,7 @@ async def demo() -> AsyncIterator[Demo]:
             await process.communicate()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_people_move_atomically_and_ctrl_c_ends_it_clean(demo: Demo) -> None:
     """Nobody is ever in two zones; a drill comes by itself; no trace, no folder stays."""
     zones_of = Building(3, 40, 1).zones
@@ -158,7 +158,7 @@ async def test_people_move_atomically_and_ctrl_c_ends_it_clean(demo: Demo) -> No
     assert (demo.process.returncode, errors) == (INTERRUPTED, b"")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_key_ends_it_and_the_terminal_is_as_before() -> None:
     """One line that moves; q leaves with exit code 0."""
     terminal, end = pty.openpty()

@@ -99,7 +99,7 @@ def test_a_restarted_node_has_no_rate_and_slow_clients_are_listed() -> None:
     assert NodeView("http://x").document() == {"url": "http://x", "error": None}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_in_a_pipe_it_prints_once_and_its_exit_code_tells_of_absent_nodes() -> None:
     """One table, one line on what is wrong."""
     url = f"http://127.0.0.1:{free_port()}"

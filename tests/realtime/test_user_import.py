@@ -214,7 +214,7 @@ async def command(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, printed.decode(), errors.decode()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_what_was_exported_can_be_imported_elsewhere(
     live_node: LiveNode, http: httpx.AsyncClient, write: Write, tmp_path: Path
 ) -> None:
@@ -257,7 +257,7 @@ async def test_what_was_exported_can_be_imported_elsewhere(
     assert "nothing was made" in errors
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_ctrl_c_says_how_far_it_came(
     live_node: LiveNode, http: httpx.AsyncClient, write: Write
 ) -> None:
