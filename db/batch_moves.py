@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, or_
+from sqlalchemy import Connection
 
 from channels import events
 from db.capture import journal_on
 from db.errors import InvalidValueError, NotFoundError
 from db.journal import Journal
 from db.moves import hold_zones_on, lock_users_on, move_locked
-from db.rows import USERS, among
+from db.rows import named
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -55,7 +55,10 @@ def move_batch(
             raise InvalidValueError("user_id", "give either user_id or global_id")
     targets = {row.zone_id for row in transfers if row.zone_id is not None}
     zones = hold_zones_on(connection, targets) if targets else set()
-    users = {user.id: user for user in lock_users_on(connection, _named(connection, transfers))}
+    ids = [row.user_id for row in transfers if row.user_id is not None]
+    global_ids = [row.global_id for row in transfers if row.global_id is not None]
+    condition = named(ids, global_ids, connection.dialect.name)
+    users = {user.id: user for user in lock_users_on(connection, condition)}
     ends = _ends(transfers, users, zones)
     moves = [
         (user, ends[user_id]) for user_id, user in users.items() if user.zone_id != ends[user_id]
@@ -63,15 +66,6 @@ def move_batch(
     if moves:
         users.update((user.id, user) for user in move_locked(connection, moves, journal_of))
     return [users[user_id] for user_id in ends]
-
-
-def _named(connection: Connection, transfers: Sequence[Transfer]) -> ColumnElement[bool]:
-    ids = [row.user_id for row in transfers if row.user_id is not None]
-    global_ids = [row.global_id for row in transfers if row.global_id is not None]
-    dialect = connection.dialect.name
-    if not global_ids:
-        return among(USERS.c.id, ids, dialect)
-    return or_(among(USERS.c.id, ids, dialect), among(USERS.c.global_id, global_ids, dialect))
 
 
 def _ends(

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -51,6 +52,16 @@ def among(
         return column == any_(cast(bindparam(None, list(keys), kind), kind))
     values = func.json_each(bindparam(None, list(keys), JSON())).table_valued("value")
     return column.in_(select(values.c.value))
+
+
+def named(
+    user_ids: Collection[int], global_ids: Collection[int], dialect: str
+) -> ColumnElement[bool]:
+    """Say that a user has one of these ids, of either kind."""
+    if not global_ids:
+        return among(USERS.c.id, user_ids, dialect)
+    by_global_id = among(USERS.c.global_id, global_ids, dialect)
+    return or_(among(USERS.c.id, user_ids, dialect), by_global_id)
 
 
 def select_users() -> Select[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, or_, select
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -24,7 +24,7 @@ from db.errors import (
 )
 from db.models import User
 from db.moves import BIND, hold_zones, insert_users, lock_users, move_one, move_one_of_session
-from db.rows import USERS, among, dict_of_users, select_users_dict
+from db.rows import USERS, among, dict_of_users, named, select_users_dict
 from db.translation import driver_errors
 from db.zone_filter import within
 
@@ -112,13 +112,7 @@ async def hold_users(
     dialect = db.get_bind().dialect.name
     with driver_errors():
         _ = await hold_zones(db, into)
-        users = await lock_users(
-            db,
-            or_(
-                among(USERS.c.id, list(user_ids), dialect),
-                among(USERS.c.global_id, list(global_ids), dialect),
-            ),
-        )
+        users = await lock_users(db, named(user_ids, global_ids, dialect))
     zones: dict[tuple[str, int], str | None] = {}
     for user in users:
         zones["id", user.id] = zones["global_id", user.global_id] = user.zone_id

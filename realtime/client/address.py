@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
+from realtime import loopback
 from realtime.client.errors import WatchError
 
 
@@ -28,8 +28,4 @@ def websocket_url(url: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Tell whether a URL is on this machine, where no proxy is to be asked."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return loopback.is_loopback(urlsplit(url).hostname or "")

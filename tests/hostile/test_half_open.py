@@ -118,7 +118,7 @@ async def test_a_body_that_does_not_come_is_answered_with_408(
                 writer.write(b"1\r\n \r\n" if "chunked" in framing else b" ")
                 await asyncio.sleep(0.02)
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             dripping = tasks.create_task(drip())
             status = await reader.readline()
             dripping.cancel()

@@ -27,7 +27,7 @@ async def node(sqlite_url: str) -> AsyncIterator[LiveNode]:
 @pytest.fixture
 async def client(node: LiveNode) -> AsyncIterator[httpx.AsyncClient]:
     """A client of it."""
-    async with httpx.AsyncClient(base_url=node.url, trust_env=False, timeout=60) as found:
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False, timeout=20) as found:
         yield found
 
 
@@ -35,7 +35,7 @@ async def raw(node: LiveNode, request: bytes) -> bytes:
     """Send bytes, and return what comes until the node closes, or all of the first answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
     writer.write(request)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(20):
         head = await reader.readuntil(b"\r\n\r\n")
     writer.transport.abort()
     return head
