@@ -15,12 +15,11 @@ from cache.bus_config import BusConfig, BusCounters, BusKeys
 from cache.client import Connector
 from cache.cluster import ClusterDirectory
 from cache.cluster_map import ClusterKeys
-from cache.invalidation import Invalidation, touches_users
+from cache.invalidation import Invalidation, UsersListener, touches_users
 from cache.redis_url import ServerAddress
 from cache.shard import ShardBus
 from channels.changes import Transaction
-from channels.events import Changed, Entered, Left
-from channels.ports import BusListener, BusMessage, BusState, UnavailableError
+from channels.ports import BusListener, BusState, UnavailableError
 
 _logger = logging.getLogger(__name__)
 
@@ -34,24 +33,6 @@ _REFRESH_PAUSE_S: Final = 0.1
 class _Shard:
     bus: ShardBus
     task: asyncio.Task[None]
-
-
-@dataclass(slots=True)
-class _UsersListener:
-    """Hears of changes first: notices of the users dict come over another connection."""
-
-    inner: BusListener
-    invalidation: Invalidation
-
-    def on_message(self, message: BusMessage) -> None:
-        if message.events is None or any(
-            isinstance(event, (Entered, Changed, Left)) for event in message.events
-        ):
-            self.invalidation.heard()
-        self.inner.on_message(message)
-
-    def on_gap(self) -> None:
-        self.inner.on_gap()
 
 
 class ClusterBus:
@@ -138,7 +119,7 @@ class ClusterBus:
         self._running = True
         try:
             async with asyncio.TaskGroup() as group:
-                await self._follow_map(group, _UsersListener(listener, self._invalidation))
+                await self._follow_map(group, UsersListener(listener, self._invalidation))
         finally:
             self._running = False
             for address in list(self._shards):

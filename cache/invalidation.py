@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from channels.changes import Transaction
-from channels.events import Changed, Entered, Left
+from channels.events import Changed, Entered, Event, Left
+from channels.ports import BusListener, BusMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,14 @@ class UsersDictKeys:
 def touches_users(transactions: Iterable[Transaction]) -> bool:
     """Tell whether any of the transactions entered, changed or removed a user."""
     return any(
-        isinstance(event, (Entered, Changed, Left))
+        _is_about_users(change.events)
         for transaction in transactions
         for change in transaction.changes
-        for event in change.events
     )
+
+
+def _is_about_users(events: Iterable[Event]) -> bool:
+    return any(isinstance(event, (Entered, Changed, Left)) for event in events)
 
 
 class Invalidation:
@@ -89,3 +93,21 @@ class Invalidation:
         """Note that the fence was raised after all failures up to `mark`."""
         self.generation += 1
         self._settled = max(self._settled, mark)
+
+
+@dataclass(slots=True)
+class UsersListener:
+    """Hears of changes first, where notices of the users dict come over another connection."""
+
+    inner: BusListener
+    invalidation: Invalidation
+
+    def on_message(self, message: BusMessage) -> None:
+        """Invalidate before the change is applied; what can't be seen may be about users."""
+        if message.events is None or _is_about_users(message.events):
+            self.invalidation.heard()
+        self.inner.on_message(message)
+
+    def on_gap(self) -> None:
+        """Pass it on."""
+        self.inner.on_gap()
