@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = ("README.md", "docs/howto/clients.md")
+PAGES: Final = (
+    "README.md",
+    "docs/howto/clients.md",
+    "docs/howto/sse_feed.md",
+    "docs/howto/testing.md",
+)
 _SAMPLE: Final = re.compile(
     r"^ *<!-- run: ([a-z-]+) -->\n *```([a-z]+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
 )

@@ -150,6 +150,39 @@ async def test_a_page_shows_the_state_and_then_a_move(furnished: LiveNode, page:
 
 
 @pytest.mark.timeout(240)
+async def test_a_page_follows_zones_by_a_feed_of_its_own(furnished: LiveNode, page: Page) -> None:
+    """The dozen lines of the page on event feeds keep a map that is right."""
+    await page.goto(f"{furnished.url}/docs")
+    # `const` would be gone with the call.
+    code = SAMPLES["sse-feed"].code.replace("const zones", "globalThis.zones")
+    await page.evaluate(f"() => {{ {code} }}")
+    await page.wait_for_function("zones.get('F1-Z1')?.size === 1 && zones.has('F1-Z2')")
+    await done("move", port_of(furnished))
+    await page.wait_for_function(
+        "zones.get('F1-Z1').size === 0 && [...zones.get('F1-Z2').values()][0]?.name === 'Ada'"
+    )
+
+
+@pytest.mark.timeout(240)
+async def test_an_applications_tests_run_against_a_node_of_their_own(tmp_path: Path) -> None:
+    """Fixture and test as they stand on the page, under pytest."""
+    file = tmp_path / "test_application.py"
+    code = "\n".join(SAMPLES[name].code for name in ("testing-fixture", "testing-test"))
+    await asyncio.to_thread(file.write_text, code)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-o", "asyncio_mode=auto", "--rootdir", str(tmp_path), str(file)),
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, printed.decode()
+    assert b"1 passed" in printed
+
+
+@pytest.mark.timeout(240)
 async def test_a_workers_commit_is_seen_by_a_nodes_watchers(
     postgres_url: str, redis_url: str
 ) -> None:
