@@ -218,6 +218,24 @@ test('a zone that is refused shows nothing any more, and the others go on', asyn
   assert.equal(script.zones.status.state, 'live')
 })
 
+test('a zone that was taken back is refused, not gone, and asked for by the next connection only', async (t) => {
+  const script = await startWith(t)
+  script.say({ push: { channel: 'zone:A', unsubscribe: { code: 2001, reason: 'permission revoked' } } })
+  await script.told()
+  const { state: now, error } = script.zones.get('A')
+  assert.deepEqual([now, error.code, error.message], ['refused', 2001, 'permission revoked'])
+  assert.deepEqual(script.errors.map(({ zone, code }) => [zone.id, code]), [['A', 2001]])
+  assert.deepEqual([script.shown(), script.zones.status.state], [{ A: [], B: [] }, 'live'])
+  await sleep(4_000) // Longer than until what is missing is asked for again.
+  assert.deepEqual(script.commands, [])
+  script.socket.terminate()
+  await script.connected()
+  const denied = { error: { code: 103, message: 'permission denied' } }
+  const [asked] = await script.subscribed(denied, { epoch: 'e', offset: 1, recovered: true })
+  assert.deepEqual(asked, { channel: 'zone:A' })
+  assert.deepEqual([script.zones.status.state, script.errors.length], ['live', 1])
+})
+
 test('a zone that can not be read just now is asked for again', async (t) => {
   const script = await startWith(t)
   script.say({ push: { channel: 'zone:A', unsubscribe: { code: 2500, reason: '' } } })
@@ -316,6 +334,23 @@ test('a stream that there is no room for is asked for again, and a refused one i
   await new Promise((resolve) => zones.on('status', ({ state: now }) => now === 'closed' && resolve()))
   assert.deepEqual(zones.status.error, { code: 403, message: 'because' })
   assert.deepEqual(answers, [])
+})
+
+test('a stream that ends by itself says why, and its last changes count', async (t) => {
+  const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`
+  const part = { zone_id: 'A', epoch: 'e', rev: 2, events: [entered(ada(5, 'A'))] }
+  const server = createServer((request, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.end(event('status', { state: 'live', since: null }) + event('snapshot', state('A', 1))
+      + event('changes', { tx: 't', zones: [part] }) + event('disconnect', { code: 3507, reason: 'permission revoked' }))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const zones = watch({ url: `http://127.0.0.1:${server.address().port}`, zones: ['A'], transport: 'sse' })
+  await new Promise((resolve) => zones.on('status', ({ state: now }) => now === 'closed' && resolve()))
+  assert.deepEqual(zones.status.error, { code: 3507, message: 'permission revoked' })
+  assert.equal(zones.find(1).id, 'A')
 })
 
 test('an iterator gets every change in order, and ends with the watcher', async (t) => {

@@ -87,7 +87,8 @@ const openSocket = ({ url, token, WebSocket }, tell, end) => {
     const channel = push?.channel ?? asked.get(id)
     asked.delete(id)
     if (pub) return { channel, rev: pub.offset, time: pub.time, ...pub.data }
-    if (!subscribe) return { channel, connect, refresh, status: message?.data, error: error ?? unsubscribe }
+    const taken = unsubscribe && { message: unsubscribe.reason, ...unsubscribe }
+    if (!subscribe) return { channel, connect, refresh, status: message?.data, error: error ?? taken }
     const { epoch, offset: rev, data: state, publications = [] } = subscribe
     return { channel, epoch, rev, state, events: publications.flatMap((one) => one.data.events) }
   }
@@ -137,7 +138,8 @@ const openStream = ({ url, token, fetch }, tell, end, zones, isAll) => {
     const data = parse(json)
     if (name === 'snapshot') return { ...data, state: data }
     if (name === 'status') return { status: data, connect: { resumed: isAll ? 0 : positions.length } }
-    return data.zones.map((part) => ({ ...part, tx: data.tx, channel: channelOf(part.zone_id) }))
+    // What is neither is `disconnect`: why the stream ends.
+    return data.zones?.map((part) => ({ ...part, tx: data.tx, channel: channelOf(part.zone_id) })) ?? { error: data }
   }
 
   run().catch(end)
@@ -285,7 +287,8 @@ export function watch({
   const remove = (id) => {
     const zone = get(id)
     if (!zone) return
-    for (const those of [pending, again]) those.delete(zone)
+    pending.delete(zone)
+    again.delete(zone)
     zones.delete(zone.channel)
     if (isOpen) link.leave?.(zone)
     empty(zone)
@@ -349,9 +352,8 @@ export function watch({
   }
 
   const answered = (zone, state) => {
-    const { resumed, snapshots } = status
-    if (!state) say({ resumed: resumed + 1 })
-    else if (zone.rev >= 0) say({ snapshots: snapshots + 1 })
+    if (!state) say({ resumed: status.resumed + 1 })
+    else if (zone.rev >= 0) say({ snapshots: status.snapshots + 1 })
     pending.delete(zone)
     settledMs = now()
   }
