@@ -95,6 +95,22 @@ async def test_a_token_for_some_zones_shows_those(page: Page, guarded: Guarded) 
     await expect(page.locator(f'[data-user-id="{guarded.ada}"]')).to_have_count(0)
 
 
+async def test_a_zone_that_is_taken_back_is_shown_no_more(page: Page, guarded: Guarded) -> None:
+    """Who saw all goes on with the others, also with those made later."""
+    await page.goto(guarded.live.url)
+    issued_s = int(time.time()) - 60
+    await sign_in(page, guarded.minter.token(**EVERYTHING, sub="ada", iat=issued_s))
+    await expect(chip(page, guarded.ada, "Z1")).to_be_visible()
+    revoked = await guarded.api.post("/admin/revoke", json={"sub": "ada", "zones": ["Z1"]})
+    assert revoked.status_code == 204
+    await expect(tile(page, "Z1")).to_have_count(0)
+    await guarded.api.post("/zones", json={"zone_id": "Z9", "name": "Attic"})
+    await expect(tile(page, "Z9")).to_be_visible()
+    await move(guarded.api, guarded.ada, "Z2")
+    await expect(chip(page, guarded.ada, "Z2")).to_be_visible()
+    await expect(page.locator("#state-text")).to_have_text("Live")
+
+
 async def test_a_token_that_ends_is_asked_for_again(page: Page, guarded: Guarded) -> None:
     """What was shown by it is not taken for live, and the next one goes on."""
     await page.goto(guarded.live.url)

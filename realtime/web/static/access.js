@@ -11,7 +11,6 @@ const REASONS = {
   101: 'This service asks who you are.',
   109: 'The token has ended.',
   401: 'This service asks who you are.',
-  3005: 'The token has ended.',
   3500: 'The token is not accepted any more.',
 }
 

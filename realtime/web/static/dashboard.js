@@ -28,9 +28,12 @@ function enter() {
   const zones = watch({ ...options, zones: '*' })
   zones.add(null)
   zones.on('error', async ({ zone, code }) => {
-    if (zone.id !== '*' || code !== 103 || watched !== zones) return
+    // Not all are granted, or not any more.
+    if (zone.id !== '*' || (code !== 103 && code !== 2001)) return
     try {
-      const some = watch({ ...options, zones: await listed() })
+      const ids = await listed()
+      if (watched !== zones) return // Somebody signed in meanwhile.
+      const some = watch({ ...options, zones: ids })
       show(some)
       const timer = setInterval(() => follow(some), LIST_INTERVAL_MS)
       some.on('status', ({ state }) => state === 'closed' && clearInterval(timer))
@@ -47,15 +50,16 @@ function show(zones) {
   watched = zones
   const feed = new Feed(zones)
   const health = new Health(zones, http)
+  const isShown = (zone) => zones.get(zone.id) === zone && (zone.id === null ? zone.users.size > 0 : /live|loading/.test(zone.state))
   const list = () => {
-    const seen = [...zones].filter(({ id, users, state }) => (id === null ? users.size : state === 'live' || state === 'loading'))
+    const seen = [...zones].filter(isShown)
     board.list(seen)
     byId('empty').hidden = zones.status.state !== 'live' || seen.length > 0
     say('empty', 'There are no zones that you may see yet.')
   }
   const stops = [
     zones.on('change', (change) => {
-      if (change.zones.some((zone) => zone.id === null || !board.tileOf(zone) || !zones.get(zone.id))) list()
+      if (change.zones.some((zone) => isShown(zone) !== Boolean(board.tileOf(zone)))) list()
       board.take(change)
       feed.take(change)
     }),
