@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
-from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import Browser, Page, expect
 
+from tests.browsers import running_browser
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.conftest import LiveNode, serving, settings_of_test
 
@@ -20,17 +20,8 @@ expect.set_options(timeout=30_000)
 @pytest.fixture(scope="session")
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """A headless Chromium."""
-    async with async_playwright() as playwright:
-        try:
-            browser = await playwright.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
-            )
-        except PlaywrightError as error:
-            pytest.skip(f"requires a Chromium that starts: {error.message.splitlines()[0]}")
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with running_browser(chromium) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ class JavaScriptScreen:
 
 
 @asynccontextmanager
-async def javascript(node: Path, program: str) -> AsyncIterator[JavaScriptScreen]:
-    """Run one of the clients in JavaScript, which waits for what it is told."""
+async def running_program(node: Path, program: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run one of the clients in JavaScript, which ends when there is no more to be told to it."""
     process = await asyncio.create_subprocess_exec(
         node,
         program,
@@ -205,15 +205,21 @@ async def javascript(node: Path, program: str) -> AsyncIterator[JavaScriptScreen
         env={**os.environ, "NO_COLOR": "1"},
         limit=2**24,
     )
-    screen = JavaScriptScreen(process)
-    async with asyncio.TaskGroup() as tasks:
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+@asynccontextmanager
+async def javascript(node: Path, program: str) -> AsyncIterator[JavaScriptScreen]:
+    """Run one of the clients in JavaScript that are screens."""
+    async with asyncio.TaskGroup() as tasks, running_program(node, program) as process:
+        screen = JavaScriptScreen(process)
         tasks.create_task(screen.listen())
-        try:
-            yield screen
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
+        yield screen
 
 
 def javascript_sdk(node: Path, scheme: str = "ws") -> MakeScreen:

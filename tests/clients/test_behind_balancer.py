@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
-from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import Browser, Page
 
 from tests.balancers import LoadBalancer, find_nginx, make_certificate
+from tests.browsers import running_browser
 from tests.clients.screens import Screen, javascript_sdk, until_at
 from tests.nodes import NodeProcess, running_nodes
 from tests.processes import Account, Scratch
@@ -128,17 +128,8 @@ async def topology(
 @pytest.fixture
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """A headless Chromium."""
-    async with async_playwright() as playwright:
-        try:
-            browser = await playwright.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
-            )
-        except PlaywrightError as error:
-            pytest.skip(f"requires a Chromium that starts: {error.message.splitlines()[0]}")
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with running_browser(chromium) as browser:
+        yield browser
 
 
 async def until_served(

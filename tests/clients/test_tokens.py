@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clients.screens import running_program
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.auth.minter import Minter
 
@@ -80,25 +80,12 @@ async def guest(
     node: Path, served: NodeProcess, token_for: TokenFor, token: str = ""
 ) -> AsyncIterator[Guest]:
     """Connect with the SDK."""
-    process = await asyncio.create_subprocess_exec(
-        node,
-        "sdk_guest.mjs",
-        cwd=Path(__file__).parent,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-    found = Guest(process, token_for)
-    async with asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks, running_program(node, "sdk_guest.mjs") as process:
+        found = Guest(process, token_for)
         tasks.create_task(found.listen())
         url = f"ws://127.0.0.1:{served.port}/connection/websocket"
         found.say(do="connect", url=url, token=token)
-        try:
-            yield found
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
+        yield found
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
+from tests.browsers import running_browser
 from tests.documentation.samples import ROOT, samples
 from tests.realtime.conftest import LiveNode, serving, settings_of_test
 
@@ -94,12 +95,8 @@ async def furnished(sqlite_url: str) -> AsyncIterator[LiveNode]:
 @pytest.fixture
 async def page(chromium: Path) -> AsyncIterator[Page]:
     """A page of a headless Chromium."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
-        )
+    async with running_browser(chromium) as browser:
         yield await browser.new_page()
-        await browser.close()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from playwright.async_api import Error as PlaywrightError
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
+from tests.browsers import running_browser
 from tests.realtime.conftest import LiveNode, serving
 from tests.realtime.event_source import EventSource, StreamEndedError, event_source
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from realtime.settings import Settings
 
 Json = dict[str, Any]
-BROWSER_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture
@@ -134,15 +125,7 @@ async def test_two_streams_of_all_zones_see_zones_renamed(
 @pytest.fixture
 async def page(chromium: Path) -> AsyncIterator[Page]:
     """A page of a headless Chromium."""
-    async with AsyncExitStack() as stack:
-        try:
-            playwright = await stack.enter_async_context(async_playwright())
-            browser = await playwright.chromium.launch(
-                executable_path=chromium, args=BROWSER_ARGUMENTS
-            )
-        except PlaywrightError as error:
-            pytest.skip(f"requires a Chromium that starts: {error.message.splitlines()[0]}")
-        stack.push_async_callback(browser.close)
+    async with running_browser(chromium) as browser:
         yield await browser.new_page()
 
 
