@@ -62,14 +62,13 @@ export class Board {
     this.#redraw(user.id, [from, zone])
   }
 
-  // Show a user where they are; returns whether that was not so.
+  // Show a user where they are.
   release(userId) {
     const claim = this.#claims.get(userId)
-    if (!claim) return false
+    if (!claim) return
     this.#claims.delete(userId)
     const zones = [...this.#tiles.keys()].filter((zone) => zone.users.has(userId))
     this.#redraw(userId, [claim.zone, ...zones])
-    return true
   }
 
   #redraw(userId, zones) {

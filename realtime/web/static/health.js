@@ -62,12 +62,11 @@ export class Health {
   }
 
   #arrived(committedMs) {
-    if (this.#offsetMs === null) return
-    const receivedMs = Date.now()
+    // A hidden page draws no frame: what waits for one would pile up, and tell how long it was hidden.
+    if (this.#offsetMs === null || document.hidden) return
     // The frame in which it is drawn comes after this.
     requestAnimationFrame(() => {
-      const delayMs = receivedMs + this.#offsetMs - committedMs + (Date.now() - receivedMs)
-      this.#delays.push(Math.max(0, delayMs))
+      this.#delays.push(Math.max(0, Date.now() + this.#offsetMs - committedMs))
       if (this.#delays.length > DELAYS_KEPT) this.#delays.shift()
     })
   }

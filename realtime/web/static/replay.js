@@ -24,8 +24,7 @@ async function readChanges(http, zone) {
 }
 
 export class Replay {
-  // Who was there after each change; the first is before the oldest that is retained.
-  #moments = []
+  #now // The ids of who was there after the last change.
   #people
 
   static async of(http, zone, everybody) {
@@ -33,22 +32,13 @@ export class Replay {
     return new Replay(await readChanges(http, zone), users, everybody)
   }
 
-  // The way back leads from who is there now: `left` has no name, so names come from elsewhere.
+  // `left` has no name, so names come from elsewhere.
   constructor(changes, users, everybody) {
     this.changes = changes
     this.#people = new Map(everybody)
     for (const { events } of changes) for (const { user } of events) if (user) this.#people.set(user.id, user)
     for (const user of users.values()) this.#people.set(user.id, user)
-    let here = new Set(users.keys())
-    this.#moments.unshift(here)
-    for (const { events } of [...changes].reverse()) {
-      here = new Set(here)
-      for (const event of [...events].reverse()) {
-        if (event.type === 'entered') here.delete(event.user.id)
-        else if (event.type === 'left') here.add(event.user_id)
-      }
-      this.#moments.unshift(here)
-    }
+    this.#now = [...users.keys()]
   }
 
   get length() {
@@ -60,12 +50,16 @@ export class Replay {
     return this.changes[Math.max(0, index - 1)]?.time ?? Date.now()
   }
 
-  countAt(index) {
-    return this.#moments[index].size
-  }
-
-  // The people after `index` changes.
+  // The people after `index` changes. The way leads back from the last: to keep who was there after
+  // each would take a copy of all people for each of thousands of changes.
   peopleAt(index) {
-    return [...this.#moments[index]].map((id) => this.#people.get(id) ?? { id, name: `user ${id}` })
+    const here = new Set(this.#now)
+    for (const { events } of this.changes.slice(index).reverse()) {
+      for (const event of [...events].reverse()) {
+        if (event.type === 'entered') here.delete(event.user.id)
+        else if (event.type === 'left') here.add(event.user_id)
+      }
+    }
+    return [...here].map((id) => this.#people.get(id) ?? { id, name: `user ${id}` })
   }
 }

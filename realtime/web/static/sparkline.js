@@ -28,6 +28,12 @@ export class Sparkline {
     // What changes faster than can be drawn is one point.
     if (last && atMs - last[0] < WINDOW_MS / MAX_POINTS) last[1] = count
     else this.#points.push([atMs, count])
+    this.#forget(atMs - WINDOW_MS) // Not only when it is drawn: it may never be seen.
+  }
+
+  // Let go of what came before; the last of it is the count that there was then.
+  #forget(from) {
+    while (this.#points.length > 1 && this.#points[1][0] < from) this.#points.shift()
   }
 
   // Put what was before the page was opened in front: pairs of a time and a count, in order.
@@ -40,7 +46,7 @@ export class Sparkline {
   draw(nowMs = Date.now()) {
     const from = nowMs - WINDOW_MS
     this.isBlank = false
-    while (this.#points.length > 1 && this.#points[1][0] < from) this.#points.shift()
+    this.#forget(from)
     if (!this.#points.length) return
     const most = Math.max(1, ...this.#points.map(([, count]) => count))
     const y = (count) => (HEIGHT - 2 - (count / most) * (HEIGHT - 4)).toFixed(1)
