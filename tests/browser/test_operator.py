@@ -14,6 +14,18 @@ from tests.realtime.conftest import LiveNode
 
 pytestmark = pytest.mark.timeout(240)
 
+# Note what a count becomes from now on.
+NOTE_COUNTS = """
+(count) => {
+    window.counts = []
+    const note = () => window.counts.push(count.textContent)
+    new MutationObserver(note).observe(count, { childList: true })
+}
+"""
+TWO_FRAMES = """
+() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
+"""
+
 
 async def test_a_person_is_dragged_to_another_zone(
     page: Page, service: LiveNode, api: httpx.AsyncClient
@@ -57,6 +69,34 @@ async def test_a_refused_move_is_taken_back_with_the_reason(
     await expect(chip(page, ada, "Z1")).to_be_visible()
     await expect(tile(page, "Z3").locator(".count")).to_have_text("0")
     await expect(page.locator(".pending")).to_have_count(0)
+
+
+async def test_a_refused_move_does_not_take_back_a_later_one(
+    page: Page, service: LiveNode, api: httpx.AsyncClient
+) -> None:
+    """Who was dragged on meanwhile stays there."""
+    ada, *_ = await make_building(api)
+    await open_dashboard(page, service.url)
+    refused, allowed = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        zone = json.loads(route.request.post_data or "")["zone_id"]
+        await (refused if zone == "Z2" else allowed).wait()
+        await route.continue_(post_data=json.dumps({"zone_id": "gone" if zone == "Z2" else zone}))
+
+    await page.route("**/transfer", hold)
+    await chip(page, ada, "Z1").drag_to(tile(page, "Z2"))
+    await chip(page, ada, "Z2").drag_to(tile(page, "Z3"))
+    count = tile(page, "Z3").locator(".count")
+    await expect(count).to_have_text("1")
+    await count.evaluate(NOTE_COUNTS)
+    refused.set()
+    await expect(page.locator(".toast.error")).to_contain_text("was not moved to Hall 2: ")
+    await page.evaluate(TWO_FRAMES)
+    allowed.set()
+    await expect(page.locator(".pending")).to_have_count(0)
+    await expect(chip(page, ada, "Z3")).to_be_visible()
+    assert await page.evaluate("counts") == []
 
 
 async def test_all_of_it_works_without_a_mouse(

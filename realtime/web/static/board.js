@@ -62,13 +62,13 @@ export class Board {
     this.#redraw(user.id, [from, zone])
   }
 
-  // Show a user where they are.
-  release(userId) {
+  // Show a user where they are, unless they were claimed for another zone meanwhile.
+  release(userId, zone) {
     const claim = this.#claims.get(userId)
-    if (!claim) return
+    if (claim?.zone !== zone) return
     this.#claims.delete(userId)
-    const zones = [...this.#tiles.keys()].filter((zone) => zone.users.has(userId))
-    this.#redraw(userId, [claim.zone, ...zones])
+    const zones = [...this.#tiles.keys()].filter(({ users }) => users.has(userId))
+    this.#redraw(userId, [zone, ...zones])
   }
 
   #redraw(userId, zones) {

@@ -72,12 +72,12 @@ export class Operator {
     try {
       await this.#http.ask('POST', `users/${user.id}/transfer`, { zone_id: zone.id })
     } catch (error) {
-      this.#board.release(user.id)
+      this.#board.release(user.id, zone)
       toast(`${user.name} was not moved to ${nameOfZone(zone)}: ${error.message}`, true)
       return
     }
     // It is done; what the service tells of it may take until there is a connection again.
-    setTimeout(() => this.#board.release(user.id), CLAIM_MAX_MS)
+    setTimeout(() => this.#board.release(user.id, zone), CLAIM_MAX_MS)
   }
 
   // Everybody who is shown, by id.
