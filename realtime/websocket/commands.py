@@ -43,19 +43,19 @@ from realtime.websocket.session import Session
 
 # Read at import, as it is from files.
 _VERSION: Final = f"zonecast {version('zonecast')}"
-_NOT_AVAILABLE: Final = frozenset({"publish", "presence", "presence_stats"})
 _DONE_ALL_THE_SAME: Final = frozenset({"unsubscribe", "send"})
 """Commands that no rate keeps from being done: SDKs take an error to the one for a lost connection,
 and the other has no answer and does nothing."""
-_ANSWERABLE: Final = (
-    msgspec.DecodeError,
-    RecursionError,
-    InvalidChannelError,
-    UnknownChannelError,
-    UnrecoverableError,
-    UnavailableError,
-    ProblemError,
-)
+_PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
+    msgspec.DecodeError: Problem.BAD_REQUEST,
+    RecursionError: Problem.BAD_REQUEST,
+    InvalidChannelError: Problem.UNKNOWN_CHANNEL,
+    UnknownChannelError: Problem.UNKNOWN_CHANNEL,
+    UnrecoverableError: Problem.UNRECOVERABLE,
+    UnavailableError: Problem.INTERNAL,
+}
+ANSWERABLE: Final[tuple[type[Exception], ...]] = (*_PROBLEMS, ProblemError)
+"""What a command that fails is answered with a problem for; anything else ends its session."""
 
 
 class Commands:
@@ -96,8 +96,12 @@ class Commands:
         self._started = started
         self._log = log
 
-    def begin(self, session: Session, command: Command) -> Work | None:
+    def begin(
+        self, session: Session, command: Command, failure: Exception | None = None
+    ) -> Work | None:
         """Execute a command as far as nothing has to be awaited; return the rest.
+
+        One that failed before its turn (`failure`, of `ANSWERABLE`) is only answered with why.
 
         Raises:
             BadRequestError: the session is to be ended for it.
@@ -109,38 +113,33 @@ class Commands:
         if not self._limits.may_command(session) and command.method not in _DONE_ALL_THE_SAME:
             self._fail(session, command, Problem.TOO_MANY_REQUESTS)
             return None
-        try:
-            work = self._answer(session, command)
-        except _ANSWERABLE as error:
-            self._explain(session, command, error)
-            return None
-        return work and partial(self.answer_later, session, command, work)
+        work: Work | None = None
+        if failure is None:
+            try:
+                work = self._answer(session, command)
+            except ANSWERABLE as error:
+                failure = error
+        if failure is not None:
+            self._explain(session, command, failure)
+        return work and partial(self._answer_later, session, command, work)
 
-    async def answer_later(self, session: Session, command: Command, work: Work) -> None:
+    async def _answer_later(self, session: Session, command: Command, work: Work) -> None:
         """Await what a command has to wait for, and answer it with why when that fails."""
         try:
             await work()
-        except _ANSWERABLE as error:
+        except ANSWERABLE as error:
             self._explain(session, command, error)
 
     def _explain(self, session: Session, command: Command, error: Exception) -> None:
         """Answer a command that failed with why."""
-        if isinstance(error, InvalidChannelError | UnknownChannelError):
-            self._fail(session, command, Problem.UNKNOWN_CHANNEL)
-        elif isinstance(error, ProblemError):
-            self._fail(session, command, error.problem)
-        elif isinstance(error, UnrecoverableError):
-            self._fail(session, command, Problem.UNRECOVERABLE)
-        elif isinstance(error, UnavailableError):
+        if isinstance(error, UnavailableError):
             self._log.warning(
                 "command failed",
                 client=session.client_id,
                 method=command.method,
                 reason=error.reason,
             )
-            self._fail(session, command, Problem.INTERNAL)
-        else:
-            self._fail(session, command, Problem.BAD_REQUEST)
+        self._fail(session, command, _problem_of(error))
 
     def _answer(self, session: Session, command: Command) -> Work | None:
         match command.method:
@@ -163,10 +162,10 @@ class Commands:
                 pass  # Asynchronous messages to the server: it has no use for them.
             case "refresh" | "sub_refresh":
                 return self._refresh(session, command)
-            case method if method in _NOT_AVAILABLE:
-                self._fail(session, command, Problem.NOT_AVAILABLE)
+            case "publish" | "presence" | "presence_stats":
+                raise ProblemError(Problem.NOT_AVAILABLE)
             case _:
-                self._fail(session, command, Problem.METHOD_NOT_FOUND)
+                raise ProblemError(Problem.METHOD_NOT_FOUND)
         return None
 
     def _fail(self, session: Session, command: Command, problem: Problem) -> None:
@@ -232,10 +231,7 @@ class Commands:
         )
 
     async def require_subscribe(self, session: Session, request: SubscribeRequest) -> None:
-        """Check that a client may have what it will ask for later.
-
-        Raises what `answer_later` answers.
-        """
+        """Check that a client may have what it will ask for later. Raises some of `ANSWERABLE`."""
         if self._reception is not None:
             await self._reception.require_subscribe(cast("GuardedSession", session), request)
 
@@ -253,14 +249,11 @@ class Commands:
     def _follow(self, session: Session, command: Command, request: SubscribeRequest) -> Work | None:
         channel = parse_channel(request.channel)
         if self._feed.watches(session, channel):
-            self._fail(session, command, Problem.ALREADY_SUBSCRIBED)
-            return None
+            raise ProblemError(Problem.ALREADY_SUBSCRIBED)
         if session.channel_count >= self._settings.max_subscriptions_per_connection:
-            self._fail(session, command, Problem.LIMIT_EXCEEDED)
-            return None
+            raise ProblemError(Problem.LIMIT_EXCEEDED)
         if not self._limits.may_subscribe():
-            self._fail(session, command, Problem.TOO_MANY_REQUESTS)
-            return None
+            raise ProblemError(Problem.TOO_MANY_REQUESTS)
 
         def reply(starts: Sequence[Start]) -> bool:
             return self._start(session, command, request, starts[0])
@@ -328,8 +321,7 @@ class Commands:
 
     def _call(self, session: Session, command: Command, request: RpcRequest) -> Work | None:
         if request.method != "digest":
-            self._fail(session, command, Problem.METHOD_NOT_FOUND)
-            return None
+            raise ProblemError(Problem.METHOD_NOT_FOUND)
         name = msgspec.json.decode(request.data, type=ChannelRequest).channel
         self._require(session, Action.READ_DIGEST, name)
         channel = parse_channel(name)
@@ -345,6 +337,12 @@ class Commands:
             session.write([encode_reply(command, {"data": found.document()})])
 
         return read
+
+
+def _problem_of(error: Exception) -> Problem:
+    if isinstance(error, ProblemError):
+        return error.problem
+    return next(problem for kind, problem in _PROBLEMS.items() if isinstance(error, kind))
 
 
 def _lasting(ttl_s: int) -> dict[str, object]:

@@ -27,7 +27,7 @@ from realtime.websocket.centrifuge_codec import (
     decode_commands,
     decode_params,
 )
-from realtime.websocket.commands import Commands
+from realtime.websocket.commands import ANSWERABLE, Commands
 from realtime.websocket.reception import InvalidTokenError, Work
 from realtime.websocket.session import Session
 
@@ -187,11 +187,17 @@ class Conversations:
             self._fail_session(session, error)
             return None
 
-    async def _execute_in_turn(self, session: Session, backlog: Backlog, command: Command) -> None:
-        """Execute a command once the client may be answered."""
+    async def _execute_in_turn(
+        self,
+        session: Session,
+        backlog: Backlog,
+        command: Command,
+        failure: Exception | None = None,
+    ) -> None:
+        """Execute a command, or say why it failed before, once the client may be answered."""
         async with backlog.turn:
             if await session.may_write(backlog, self._settings.slow_drain_timeout_s):
-                work = self._commands.begin(session, command)
+                work = self._commands.begin(session, command, failure)
                 if work is not None:
                     await work()
 
@@ -232,11 +238,8 @@ class Conversations:
         return None
 
     async def _serve_waiting(self, session: Session, backlog: Backlog, waiting: Waiting) -> None:
-        command = waiting.command
         try:
-            await self._commands.answer_later(
-                session, command, partial(self._execute_waiting, session, backlog, waiting)
-            )
+            await self._execute_waiting(session, backlog, waiting)
         except Exception as error:  # noqa: BLE001 - the boundary of the session's task.
             self._fail_session(session, error)
 
@@ -246,10 +249,14 @@ class Conversations:
         if request is None or request.minimum is None:
             await self._execute_in_turn(session, backlog, command)
             return
-        await self._commands.require_subscribe(session, request)
-        channel = parse_channel(request.channel)
-        async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
-            await self._execute_in_turn(session, backlog, command)
+        try:
+            await self._commands.require_subscribe(session, request)
+            channel = parse_channel(request.channel)
+            async with self._feed.minima.held_at(channel, request.minimum, waiting.asked_s):
+                await self._execute_in_turn(session, backlog, command)
+        except ANSWERABLE as error:
+            # In its turn, too: it counts as any command does, and waits for who doesn't read.
+            await self._execute_in_turn(session, backlog, command, error)
 
 
 def _backlog_of(session: Session) -> Backlog:

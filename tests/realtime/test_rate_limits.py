@@ -144,6 +144,15 @@ async def test_a_flood_of_commands_is_cut_with_3509() -> None:
         await world.until_alone()
 
 
+async def test_a_min_is_no_way_past_the_rate() -> None:
+    """What fails before its turn costs what any command does."""
+    asked = {"channel": "zone:nowhere", "data": {"min": "e1:1"}}
+    async with served(commands_per_s=0.001, commands_burst=10) as world, world.talker() as talker:
+        await talker.say(*({"id": number, "subscribe": asked} for number in range(2, 202)))
+        assert await talker.closing() == (3509, "too many errors")
+        assert await refused(world, "flood") == 1
+
+
 async def refused(world: WireWorld, limit: str) -> float | None:
     """How often a limit kept something out."""
     sample = world.node.metrics.registry.get_sample_value

@@ -252,6 +252,26 @@ async def test_a_flood_of_pings_fills_no_buffer() -> None:
         assert session.transport.get_write_buffer_size() <= buffered + 1_000
 
 
+async def test_failures_of_what_waits_aside_fill_no_buffer() -> None:
+    """What can't be met is answered as anything else is: not to a client that doesn't read."""
+    async with (
+        served(slow_buffer_max_bytes=20_000, commands_per_s=0) as world,
+        raw_socket(world.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as raw,
+    ):
+        await watch(raw)
+        session = session_of(world)
+        asked = b'{"id":3,"subscribe":{"channel":"zone:nowhere","data":{"min":"e1:1"}}}'
+        asks = Frame(Opcode.TEXT, asked).serialize(mask=True) * 10
+        while not session.writing_paused:
+            raw.writer.write(asks)
+            await asyncio.sleep(0)
+        buffered = session.transport.get_write_buffer_size()
+        for _ in range(10):
+            raw.writer.write(asks)
+        await asyncio.sleep(0.05)
+        assert session.transport.get_write_buffer_size() <= buffered + 1_000
+
+
 async def test_what_is_queued_for_a_session_is_bounded() -> None:
     """While a command waits, reading stops at a bound and goes on behind it, without loss."""
     async with served(max_message_bytes=10_000) as world, world.talker() as talker:
