@@ -9,6 +9,7 @@ as little as there is to remember: an idle connection has no buffer, queue, time
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,7 +54,7 @@ class _Progress:
         self.written_bytes = 0
 
 
-class SharedFrameProtocol(asyncio.Protocol):
+class SharedFrameProtocol(asyncio.Protocol, ABC):
     """One connection's wire. What comes and goes is told to the methods below "What happens".
 
     Args:
@@ -103,33 +104,33 @@ class SharedFrameProtocol(asyncio.Protocol):
 
     # What happens: none of these may raise
 
+    @abstractmethod
     def text_received(self, text: str) -> None:
         """Take a text message that isn't a pong."""
-        raise NotImplementedError
 
+    @abstractmethod
     def binary_received(self) -> None:
         """Learn that a binary message came."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> None:
         """Write what was said since the last time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def writable(self) -> None:
         """Learn that the buffer has drained; may be called while the transport writes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drained(self) -> None:
         """Learn that the connection is no longer congested."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closed(self, code: int) -> None:
         """Learn that nothing can be sent any more; may be told several times."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gone(self) -> None:
         """Learn that the transport is gone; after `closed`, once."""
-        raise NotImplementedError
 
     # Reading
 
