@@ -128,8 +128,13 @@ class BoundedRoute(APIRoute):
                 parsed = await _read_body(request, settings.request_timeout_s)
                 guard.check_body(parsed.parsed)
                 request = parsed
-            async with _given_up_after(self.bound_s(settings)):
-                response = await handler(request)
+            try:
+                async with _given_up_after(self.bound_s(settings)):
+                    response = await handler(request)
+            except Exception:
+                # Why it failed tells of what was read, too.
+                guard.leave()
+                raise
             guard.leave()
             return response
 

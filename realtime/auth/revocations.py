@@ -163,8 +163,10 @@ class Revocations:
             self._take(revoked)
 
     def take(self, revoked: Revoked) -> None:
-        """Take one that was committed, before the channel brings it. Never awaits."""
+        """Take one that was committed, also before the channel brings it. Never awaits."""
         self._take(revoked)
+        if self._meanwhile is not None:
+            self._meanwhile.append(revoked)
 
     def _take(self, revoked: Revoked) -> None:
         if revoked.until_ms <= self._unix_s() * 1000:
@@ -202,9 +204,7 @@ class Revocations:
         for change in frame:
             for event in change.events:
                 if isinstance(event, Revoked):
-                    self._take(event)
-                    if self._meanwhile is not None:
-                        self._meanwhile.append(event)
+                    self.take(event)
 
     def end_channel(self, _channel: str, _reason: EndReason) -> None:
         """Read everything anew."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from channels.events import Revoked
 from db.epochs import renew_epochs
 from realtime.auth.principal import Principal
 from realtime.auth.revocations import Revocations
 from tests.realtime.auth.conftest import StartGuarded
 from tests.realtime.auth.minter import Minter
+from tests.realtime.wire_world import until
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -127,10 +129,11 @@ async def test_a_watch_is_told_what_is_left(guarded: Guarded, minter: Minter) ->
     watch.close()
 
 
+@pytest.mark.parametrize("ends", ["with a change", "with a problem"])
 async def test_a_long_poll_shows_nothing_that_was_taken_meanwhile(
-    guarded: Guarded, minter: Minter
+    guarded: Guarded, minter: Minter, ends: str
 ) -> None:
-    """Who waits for changes is judged again before they are shown."""
+    """Who waits for changes is judged again before they, or the new position, are shown."""
     client, live = guarded
     root = minter.header(sub="root", zones=["*"], scope="write")
     await client.post("/zones", json={"zone_id": "A", "name": "x"}, headers=root)
@@ -141,9 +144,13 @@ async def test_a_long_poll_shows_nothing_that_was_taken_meanwhile(
             while not len(live.node.connections):  # noqa: ASYNC110 - it has no event.
                 await asyncio.sleep(0.01)
         await revoke(client, minter, sub="ada", zones=["A"])
-        await client.patch("/zones/A", json={"name": "secret"}, headers=root)
+        if ends == "with a change":
+            await client.patch("/zones/A", json={"name": "secret"}, headers=root)
+        else:
+            await renew_epochs(live.node.database)
     assert polling.result().status_code == 403
     assert "secret" not in polling.result().text
+    assert "epoch" not in polling.result().text
 
 
 @asynccontextmanager
@@ -259,3 +266,26 @@ async def test_new_epochs_make_a_node_read_them_anew(guarded: Guarded, minter: M
     assert await status(client, old(minter)) == 401
     await revoke(client, minter, sub="eve")
     assert await status(client, old(minter, sub="eve")) == 401
+
+
+async def test_one_that_is_made_while_they_are_read_anew_is_kept(
+    guarded: Guarded, minter: Minter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows read may be from before it, and its channel may bring it later."""
+    client, live = guarded
+    revocations = live.node.gate.revocations
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def read_all() -> list[Revoked]:
+        asked.set()
+        await answer.wait()
+        return []
+
+    monkeypatch.setattr(revocations._rows, "read_all", read_all)
+    revocations._lost.set()
+    await asked.wait()
+    now_ms = int(time.time() * 1000)
+    revocations.take(Revoked("ada", None, None, now_ms, now_ms + 60_000))
+    answer.set()
+    await until(lambda: revocations._meanwhile is None)
+    assert await status(client, old(minter)) == 401
