@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
 
+from channels.subscribers import Start
 from realtime.api.problems import Kind, ProblemError
 from realtime.auth.policy import Action
 from realtime.auth.principal import Principal
@@ -89,6 +91,12 @@ class GuardedStream(SseStream):
             self._abort()
         else:
             self.end_with(PERMISSION_DENIED, "permission revoked")
+
+    def _begin(self, starts: Sequence[Start]) -> bool:
+        """Write how subscriptions begin, unless the token has ended while they were read."""
+        if self._watch.principal.is_expired(self.shared.node.gate.now_s()):
+            self.expire()
+        return super()._begin(starts)
 
     def closed(self) -> None:
         """Leave everything, as nothing can be sent any more; may be told twice."""

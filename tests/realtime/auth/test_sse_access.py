@@ -247,6 +247,27 @@ async def test_what_is_taken_while_a_stream_begins_is_not_shown(
     ]
 
 
+async def test_a_token_that_ends_while_a_stream_begins_shows_nothing(
+    prepared: httpx.AsyncClient,
+    guarded: Guarded,
+    minter: Minter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no grace for a state that took long to be read."""
+    gate = guarded[1].node.gate
+    read = guarded[1].node.change_log.read_states
+
+    async def read_late(channels: Any) -> Any:
+        monkeypatch.setattr(gate._verifier, "unix_s", lambda: time.time() + 100_000)
+        return await read(channels)
+
+    monkeypatch.setattr(guarded[1].node.change_log, "read_states", read_late)
+    async with event_source(guarded[1].url, HERE, headers=bearer(old(minter))) as source:
+        event = await source.event()
+        assert (event.name, event.data) == ("disconnect", {"code": 3005, "reason": "expired"})
+        assert await rest_of(source) == []
+
+
 async def test_nothing_is_read_for_who_may_not_have_it(
     prepared: httpx.AsyncClient,
     guarded: Guarded,
