@@ -23,7 +23,8 @@ class LimitSettings(BaseSettings):
     """Connections of one client address, or of one IPv6 /64, to a node; then 429. 0: no bound of \
 its own, as many people may come from one address."""
     max_connections_per_subject: Bound = 1_000
-    """Connections to a node with tokens of one `sub`; then error 111, over SSE 429. 0: no bound."""
+    """Connections to a node with tokens of one `sub`; then error 111, over HTTP 429. 0: no \
+bound."""
     commands_per_s: Rate = 200
     """Commands in a second that one WebSocket connection may send for long; then error 111. \
 0: no bound."""

@@ -29,6 +29,7 @@ from realtime.api.documents import (
     SnapshotDocument,
     ZoneIdInPath,
 )
+from realtime.api.guard import principal_of
 from realtime.api.problems import Kind, ProblemError
 from realtime.api.routes import WaitingRoute, new_router
 from realtime.connections import Card
@@ -219,7 +220,7 @@ class LongPoll:
     def _card(self) -> Card:
         address = self._request.client
         peer = f"{address.host}:{address.port}" if address else ""
-        return Card(str(uuid4()), "long_poll", peer)
+        return Card(str(uuid4()), "long_poll", peer, principal_of(self._request).subject)
 
     async def _wait_or_leave(self, channel: str, position: Position, timeout_s: float) -> None:
         async with asyncio.TaskGroup() as group:

@@ -192,3 +192,19 @@ async def test_one_event_stream_too_many_of_a_subject_gets_429(sqlite_url: str) 
             async with client.stream("GET", url, headers=eve) as stream:
                 assert stream.status_code == 200
             await until(lambda: len(live.node.connections) == 1)
+
+
+async def test_one_long_poll_too_many_of_a_subject_gets_429(sqlite_url: str) -> None:
+    """It counts with its WebSockets, too."""
+    async with guarded(sqlite_url, max_connections_per_subject=1) as (live, minter):
+        ada = minter.token(sub="ada", zones=["*"], scope="read write")
+        headers = {"Authorization": f"Bearer {ada}"}
+        async with (
+            dialled(live) as talker,
+            httpx.AsyncClient(base_url=live.url, headers=headers, trust_env=False) as client,
+        ):
+            assert "connect" in await talker.ask("connect", token=ada)
+            await client.post("/zones", json={"zone_id": "A", "name": "A"})
+            rev = (await client.get("/zones/A/snapshot")).json()["rev"]
+            query = {"since_rev": rev, "wait_s": 0.1}
+            assert (await client.get("/zones/A/changes", params=query)).status_code == 429
