@@ -73,6 +73,7 @@ class Picture:
             self._minima[zone_id] = minimum
         zone = self.zones.get(zone_id)
         if zone is None or zone.is_gone:
+            self._named.discard(zone_id)
             zone = self.zones[zone_id] = WatchedZone(zone_id)
             self.subscribe(zone)
         return zone
@@ -92,10 +93,16 @@ class Picture:
         self._subscribed.discard(zone_id)
 
     def subscribe(self, zone: WatchedZone) -> None:
-        """Have a zone subscribed, unless it was removed meanwhile or there is no connection."""
-        self._postponed.discard(zone.zone_id)
+        """Have a zone subscribed, unless it has ended or there is no connection."""
         if self._is_connected and self.zones.get(zone.zone_id) is zone and not zone.is_gone:
             self._due.append(("subscribe", zone))
+
+    def subscribe_again(self, zone: WatchedZone) -> None:
+        """Have a zone subscribed that was refused for the moment, unless a new connection or
+        another call has done it."""
+        if zone.zone_id in self._postponed and self.zones.get(zone.zone_id) is zone:
+            self._postponed.discard(zone.zone_id)
+            self.subscribe(zone)
 
     @property
     def is_complete(self) -> bool:
@@ -169,8 +176,13 @@ class Picture:
         return [] if self._unanswered else self.release()
 
     def release(self) -> list[Update]:
-        """Apply what was held back, whether or not all replies are there."""
+        """Apply what was held back; replies that are not there are waited for no longer.
+
+        Raises:
+            ZoneRefusedError: a zone named at the beginning isn't to be had.
+        """
         messages, self._held_back = self._held_back, []
+        self._unanswered.clear()
         told = _Told()
         self._homes.begin_batch()
         try:

@@ -281,7 +281,7 @@ class Watch(Mapping[str, WatchedZone]):
 
     def _subscribe_later(self, zone: WatchedZone) -> None:
         def subscribe() -> None:
-            self._picture.subscribe(zone)
+            self._picture.subscribe_again(zone)
             self._keeping.has_due.set()
 
         asyncio.get_running_loop().call_later(self._options.resubscribe_s, subscribe)

@@ -165,6 +165,9 @@ def test_a_zone_that_is_ready_need_not_wait_for_ever() -> None:
     (replaced,) = conversation.picture.release()
     assert replaced.zone_ids == ("A",)
     assert conversation.picture.status.state == "catching_up"
+    (change,) = conversation.say(push("A", 2, left(1, 2)))
+    assert change.zone_ids == ("A",)
+    assert not conversation.picture.is_holding_back
 
 
 def test_a_missing_change_is_a_fault_and_what_came_before_it_is_told() -> None:
@@ -206,13 +209,14 @@ def test_a_wrong_digest_keeps_the_old_picture_and_asks_anew() -> None:
     assert command["subscribe"] == {"channel": "zone:A"}
 
 
-@pytest.mark.parametrize("code", [2000, 2003])
+@pytest.mark.parametrize("code", [2000, 2001, 2499])
 def test_the_end_of_a_zone_is_told_and_empties_it(code: int) -> None:
-    """Deleted, or not granted any more."""
+    """Deleted, not granted any more, or what a newer service has: it is not asked for again."""
     conversation = watching(("A", [1]), ("B", [2]))
     end = {"code": code, "reason": "why"}
     (gone,) = conversation.say({"push": {"channel": "zone:A", "unsubscribe": end}})
     assert gone == Gone("A", code, "why")
+    assert conversation.commands() == []
     assert conversation.picture.zones["A"].is_gone
     assert conversation.users() == {"A": [], "B": [2]}
     conversation.picture.lost()
@@ -235,6 +239,19 @@ def test_a_refusal_is_final_for_a_zone_named_at_the_beginning_only() -> None:
         conversation.say({"id": command["id"], "error": error})
 
 
+def test_a_zone_that_ended_may_be_added_again_and_refused() -> None:
+    """Also one that was named at the beginning: the others go on."""
+    conversation = watching(("A", [1]), ("B", [2]))
+    end = {"code": 2001, "reason": "permission revoked"}
+    conversation.say({"push": {"channel": "zone:A", "unsubscribe": end}})
+    conversation.picture.add("A")
+    (command,) = conversation.commands()
+    error = {"code": 103, "message": "permission denied"}
+    *_, gone = conversation.say({"id": command["id"], "error": error})
+    assert gone == Gone("A", 103, "permission denied")
+    assert conversation.users() == {"A": [], "B": [2]}
+
+
 def test_a_refusal_for_the_moment_is_asked_again() -> None:
     """Until then the picture is not live."""
     conversation = Conversation("A")
@@ -243,10 +260,24 @@ def test_a_refusal_for_the_moment_is_asked_again() -> None:
     conversation.say({"id": command["id"], "error": error})
     assert conversation.picture.status.state == "catching_up"
     (zone,) = conversation.later
-    conversation.picture.subscribe(zone)
+    conversation.picture.subscribe_again(zone)
     (command,) = conversation.commands()
     conversation.say(state_reply(command, a_state("A")))
     assert conversation.picture.status == Status("live")
+
+
+def test_what_a_new_connection_has_asked_for_is_not_asked_again() -> None:
+    """The service would say that it is subscribed already."""
+    conversation = Conversation("A")
+    (command,) = conversation.connect()
+    error = {"code": 100, "message": "internal server error", "temporary": True}
+    conversation.say({"id": command["id"], "error": error})
+    conversation.picture.lost()
+    (command,) = conversation.connect()
+    conversation.say(state_reply(command, a_state("A")))
+    (zone,) = conversation.later
+    conversation.picture.subscribe_again(zone)
+    assert conversation.commands() == []
 
 
 def test_stale_is_told_with_its_beginning_and_over_a_lost_connection() -> None:
