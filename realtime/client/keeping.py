@@ -101,7 +101,7 @@ class Keeping:
                 self._tell(self._picture.connected())
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._send(connection))
-                    tasks.create_task(self._receive(connection))
+                    tasks.create_task(self._receive(connection, tasks))
                     tasks.create_task(self._renew(connection, greeting))
             except ExceptionGroup as group:
                 raise _first_of(group) from None
@@ -133,26 +133,25 @@ class Keeping:
             ):
                 await connection.send(commands)
 
-    async def _receive(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        releasing: asyncio.TimerHandle | None = None
-        try:
-            while True:
-                self._tell(self._picture.take(await connection.receive()))
-                if not self._picture.is_holding_back:
-                    if releasing is not None:
-                        releasing.cancel()
-                    releasing = None
-                elif releasing is None:
-                    releasing = loop.call_later(self._options.catch_up_wait_s, self._release)
-                if self._picture.fault is not None:
-                    raise self._picture.fault
-        finally:
-            if releasing is not None:
-                releasing.cancel()
+    async def _receive(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
+        releasing: asyncio.Task[None] | None = None
+        while True:
+            self._tell(self._picture.take(await connection.receive()))
+            if not self._picture.is_holding_back:
+                if releasing is not None:
+                    releasing.cancel()
+                releasing = None
+            elif releasing is None or releasing.done():
+                releasing = tasks.create_task(self._release())
+            if self._picture.fault is not None:
+                raise self._picture.fault
 
-    def _release(self) -> None:
+    async def _release(self) -> None:
+        """Wait no longer for replies after a while; what is then found ends the connection."""
+        await asyncio.sleep(self._options.catch_up_wait_s)
         self._tell(self._picture.release())
+        if self._picture.fault is not None:
+            raise self._picture.fault
 
     async def _renew(self, connection: Connection, greeting: ConnectReply) -> None:
         """Renew the token in place before it ends, as long as another is to be had."""

@@ -153,6 +153,17 @@ async def test_an_unknown_zone_ends_the_watch_with_its_name() -> None:
         await world.until_alone()
 
 
+async def test_an_unknown_zone_ends_the_watch_before_a_slow_zone_is_there() -> None:
+    """What the others wait for is bounded; what is found by then isn't lost."""
+    options = WatchOptions(catch_up_wait_s=0.05, max_commands_per_message=1)
+    async with served() as world:
+        world.truth.due_paces["state"] = [(0, 0), (60, 0)]
+        async with asyncio.timeout(20):
+            with pytest.raises(ZoneRefusedError, match="zone nowhere: unknown channel"):
+                async with watch(url_of(world.port), ["nowhere", "A"], options=options):
+                    pytest.fail("the block has begun")
+
+
 async def test_a_database_that_is_down_is_waited_for() -> None:
     """A temporary refusal is asked again."""
     async with served() as world:
