@@ -32,6 +32,8 @@ from realtime.client import (
 
 REFRESHES_PER_S: Final = 8
 NAMES_SHOWN: Final = 12
+DELETED: Final = 2000
+"""The code with which a zone ends that was deleted; other ends are told by their reasons."""
 
 
 class JsonLines:
@@ -73,6 +75,7 @@ class WatchTable:
         self._status = Status("connecting")
         self._transactions = 0
         self._latest: dict[str, dict[int, None]] = {}
+        self._ends: dict[str, str] = {}
         self.zones: Mapping[str, WatchedZone] = {}
 
     def show(self, update: Update) -> None:
@@ -84,8 +87,9 @@ class WatchTable:
             case Changed():
                 self._transactions += 1
                 self._note(update)
-            case Gone(zone_id):
+            case Gone(zone_id, code, reason):
                 self._latest.pop(zone_id, None)
+                self._ends[zone_id] = "deleted" if code == DELETED else reason
             case Status():
                 self._status = update
 
@@ -111,7 +115,8 @@ class WatchTable:
 
     def _row(self, zone: WatchedZone) -> Sequence[str | Text]:
         if zone.is_gone or zone.position is None:
-            return zone.zone_id, "-", "deleted" if zone.is_gone else "", "-"
+            end = self._ends.get(zone.zone_id, "gone") if zone.is_gone else ""
+            return zone.zone_id, "-", Text(end), "-"
         users = zone.users
         latest = list(reversed(self._latest.get(zone.zone_id, {})))[:NAMES_SHOWN]
         names = ", ".join(users[user_id].name for user_id in latest if user_id in users)

@@ -84,8 +84,8 @@ class Gone:
 
     Attributes:
         zone_id: Which zone.
-        code: 2000 or 102: it was deleted, or never was; 103: the token doesn't grant it; 106: it
-            is larger than the service sends in one piece.
+        code: 2000 or 102: it was deleted, or never was; 2001 or 103: the token doesn't grant it
+            any more, or never did; 106: it is larger than the service sends in one piece.
         reason: In words.
     """
 

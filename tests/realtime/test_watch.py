@@ -76,3 +76,17 @@ def test_the_table_fits_a_terminal_and_shows_who_came_last_first() -> None:
     out.truncate(0)
     Console(file=out, width=80).print(table)
     assert "deleted" in out.getvalue()
+
+
+def test_the_table_says_why_a_zone_has_ended() -> None:
+    """A zone that isn't granted any more was not deleted."""
+    table = WatchTable("http://127.0.0.1:8000")
+    zone = a_zone()
+    table.zones = {"A": zone}
+    table.show(state_of(zone))
+    table.show(Gone("A", 2001, "permission revoked"))
+    zone.clear()
+    out = io.StringIO()
+    Console(file=out, width=80).print(table)
+    assert "permission revoked" in out.getvalue()
+    assert "deleted" not in out.getvalue()

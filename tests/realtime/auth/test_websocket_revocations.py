@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from realtime.client import Changed, Gone, Update, watch
 from tests.realtime.auth.conftest import StartGuarded
 from tests.realtime.auth.minter import Minter
 from tests.realtime.auth.test_revocations import BOUND_S, PATIENCE_S, revoke, two_nodes
@@ -68,6 +69,28 @@ async def test_revoked_zones_are_taken_from_who_watches_them(
             ("rpc", {"method": "digest", "data": {"channel": A}}),
         ):
             assert problem(await talker.ask(method, **params)) == 103, method
+
+
+async def test_the_python_client_leaves_a_revoked_zone_and_keeps_the_others(
+    prepared: httpx.AsyncClient, guarded: Guarded, minter: Minter
+) -> None:
+    """It is told as gone, is shown empty, and is not asked for again on the same connection."""
+    async with watch(guarded[1].url, [HERE, ELSEWHERE], token=old(minter)) as zones:
+        await revoke(prepared, minter, sub="ada", zones=["F1-*"])
+        told: list[Update] = []
+        while not told or not isinstance(told[-1], Gone):
+            told.append(await anext(zones))
+        assert told[-1] == Gone(HERE, 2001, "permission revoked")
+        assert zones[HERE].is_gone
+        assert not zones[HERE].users
+        await rename(prepared, minter, HERE, "secret")
+        await rename(prepared, minter, ELSEWHERE, "shown")
+        # The answer comes behind whatever else the client may have asked.
+        assert await zones.check(ELSEWHERE)
+        change = await anext(zones)
+        assert isinstance(change, Changed)
+        assert change.zone_ids == (ELSEWHERE,)
+        assert (zones.status.state, zones.connections) == ("live", 1)
 
 
 @pytest.mark.parametrize("what", [{"sub": "ada"}, {"jti": "t"}])
