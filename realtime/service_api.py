@@ -95,12 +95,12 @@ class ServiceApi:
         users: list[dict[str, Any]] = response.json()["users"]
         return users
 
-    async def make_zone(self, zone_id: str) -> None:
-        """Make a zone; one that is there is fine."""
+    async def make_zone(self, zone_id: str, name: str | None = None) -> None:
+        """Make a zone, named by its id or otherwise; one that is there is fine."""
         try:
-            await self.call("POST", "/zones", {"zone_id": zone_id, "name": zone_id})
+            await self.call("POST", "/zones", {"zone_id": zone_id, "name": name or zone_id})
         except ProblemAnswerError as answer:
-            if answer.status != 409:
+            if answer.kind != "duplicate":
                 raise
 
     async def make_users(self, global_ids: Mapping[str, int]) -> list[dict[str, Any]] | None:

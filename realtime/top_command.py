@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from realtime.addresses import DEFAULT_URL, check_url
+from realtime.addresses import NodeUrlsOption, node_urls
 from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.logs import mask_text
 from realtime.top import NodeView, Top
@@ -24,9 +24,7 @@ SLOW_SHOWN: Final = 5
 
 
 def top(
-    url: Annotated[
-        list[str] | None, typer.Option(help=f"A node's address, repeatedly. Else {DEFAULT_URL}.")
-    ] = None,
+    url: NodeUrlsOption = None,
     interval_s: Annotated[
         float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")
     ] = 1.0,
@@ -46,9 +44,7 @@ def top(
 
     Example: zonecast top --url http://node1:8001 --url http://node2:8002
     """
-    urls = list(dict.fromkeys(url or [DEFAULT_URL]))
-    for given in urls:
-        check_url(given)
+    urls = node_urls(url)
     console = Console()
     is_once = once or not (json or console.is_terminal)
     looking = Top(urls, given_token(token, token_file))

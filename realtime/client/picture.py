@@ -22,7 +22,6 @@ from realtime.client.messages import ErrorReply, Publication, Push, ServerMessag
 from realtime.client.updates import Changed, Gone, Reason, Replaced, State, Status, Update
 from realtime.client.zone import WatchedZone
 
-UNKNOWN_CHANNEL: Final = 102
 LAST_CODE_OF_THE_END: Final = 2499
 """Unsubscribed with a higher code, a client is to subscribe again."""
 STATE_INVALIDATED: Final = 2502

@@ -55,11 +55,7 @@ class Simulation:
             ServiceError: the service can't be asked, or refuses.
         """
         for zone_id, name in self._building.zones.items():
-            try:
-                await self._api.call("POST", "/zones", {"zone_id": zone_id, "name": name})
-            except ProblemAnswerError as problem:
-                if problem.kind != "duplicate":
-                    raise
+            await self._api.make_zone(zone_id, name)
         rows = [
             {"global_id": FIRST_GLOBAL_ID + person.number, "name": person.name, "zone_id": None}
             for person in self._building.people

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from channels.events import User
 from channels.names import is_zone_id
-from realtime.addresses import DEFAULT_URL, check_url
+from realtime.addresses import NodeUrlsOption, node_urls
 from realtime.bearer import TokenFileOption, TokenOption, given_token
 from realtime.client import Token
 from realtime.logs import mask_text
@@ -27,9 +27,7 @@ REMEDY: Final = "zonecast resync"
 
 
 def verify(
-    url: Annotated[
-        list[str] | None, typer.Option(help=f"A node's address, repeatedly. Else {DEFAULT_URL}.")
-    ] = None,
+    url: NodeUrlsOption = None,
     zone: Annotated[
         list[str] | None, typer.Option(help="A zone's id, repeatedly. Else all zones.")
     ] = None,
@@ -45,13 +43,11 @@ def verify(
 
     Example: zonecast verify --url http://node1:8001 --url http://node2:8002
     """
-    urls = list(dict.fromkeys(url or [DEFAULT_URL]))
+    urls = node_urls(url)
     zone_ids = list(dict.fromkeys(zone or []))
     for zone_id in zone_ids:
         if not is_zone_id(zone_id):
             raise typer.BadParameter(f"not a zone id: {zone_id}", param_hint="--zone")
-    for given in urls:
-        check_url(given)
     try:
         report = asyncio.run(_run(urls, zone_ids, given_token(token, token_file)))
     except VerifyError as error:
