@@ -111,16 +111,34 @@ async def _with_own_node(show: _Show, port: int) -> None:
         app = build_app(settings)
         server = Server(server_config(app, settings), app, settings)
         with _listening(settings) as listener:
-            async with asyncio.TaskGroup() as tasks:
-                # A signal ends it; when it has, the same signal ends us.
-                serving = tasks.create_task(server.serve(sockets=[listener]))
-                while not server.started and not serving.done():  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(STARTED_POLL_S)
-                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                showing = tasks.create_task(show.run(url, None))
-                serving.add_done_callback(lambda _: showing.cancel())
-                await asyncio.wait([showing])
-                server.should_exit = True
+            failure = await _serve_and_show(server, listener, show)
+            if failure is not None:
+                raise failure
+
+
+async def _serve_and_show(
+    server: Server, listener: socket.socket, show: _Show
+) -> ServiceError | None:
+    """Return what ended the show, if it was a failure, when the node has stopped in peace."""
+
+    async def run(url: str) -> ServiceError | None:
+        try:
+            await show.run(url, None)
+        except ServiceError as error:
+            return error
+        return None
+
+    async with asyncio.TaskGroup() as tasks:
+        # A signal ends it; when it has, the same signal ends us.
+        serving = tasks.create_task(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():  # noqa: ASYNC110 - no event
+            await asyncio.sleep(STARTED_POLL_S)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        showing = tasks.create_task(run(url))
+        serving.add_done_callback(lambda _: showing.cancel())
+        await asyncio.wait([showing])
+        server.should_exit = True
+    return None if showing.cancelled() else showing.result()
 
 
 @contextmanager
@@ -179,13 +197,16 @@ class _Show:
             if self._opens_browser:
                 await asyncio.to_thread(webbrowser.open, url + "/")
             ended = asyncio.Event()
-            with Live(console=self._console, auto_refresh=False) as live, self._keys(ended):
-                async with asyncio.TaskGroup() as tasks:
-                    moving = tasks.create_task(
-                        simulation.run(lambda: self._progressed(simulation, live))
-                    )
-                    await ended.wait()
-                    moving.cancel()
+            try:
+                with Live(console=self._console, auto_refresh=False) as live, self._keys(ended):
+                    async with asyncio.TaskGroup() as tasks:
+                        moving = tasks.create_task(
+                            simulation.run(lambda: self._progressed(simulation, live))
+                        )
+                        await ended.wait()
+                        moving.cancel()
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from realtime.client import Changed, Entered, Left, Replaced, UserChanged, watch
@@ -156,6 +157,17 @@ async def test_people_move_atomically_and_ctrl_c_ends_it_clean(demo: Demo) -> No
     demo.process.send_signal(signal.SIGINT)
     _, errors = await demo.process.communicate()
     assert (demo.process.returncode, errors) == (INTERRUPTED, b"")
+
+
+@pytest.mark.timeout(120)
+async def test_a_demo_that_the_service_refuses_ends_with_one_line(demo: Demo) -> None:
+    """A zone that everybody goes through is deleted by somebody."""
+    async with httpx.AsyncClient(base_url=demo.url) as http:
+        deleted = await http.delete("/zones/F0-Lobby", params={"move_to": "F0-Mail"})
+        assert deleted.status_code == 204
+    _, errors = await demo.process.communicate()
+    assert (demo.process.returncode, errors.count(b"\n")) == (1, 1), errors
+    assert errors.startswith(b"zonecast: POST /transfers: 404 ")
 
 
 @pytest.mark.timeout(300)
