@@ -24,7 +24,7 @@ from channels.positions import Position
 from db.engine import Database, DatabaseConfig
 from db.head_reader import HeadReader
 from realtime.app import owning_tasks
-from realtime.websocket.centrifuge_codec import encode_publication
+from realtime.websocket.json_codec import encode_publication
 
 HEADS_TIMEOUT_S: Final = 5.0
 LIVE_TIMEOUT_S: Final = 10.0

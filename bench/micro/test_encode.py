@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.micro.zones import CHANGES_PER_TICK, CHANNEL, Benchmark, changes, state
 from cache.envelope import EnvelopeCodec
 from channels.replica import encode_state
-from realtime.websocket.centrifuge_codec import CentrifugeJsonCodec
+from realtime.websocket.json_codec import CentrifugeJsonCodec
 
 
 def test_a_change_for_the_bus(benchmark: Benchmark) -> None:

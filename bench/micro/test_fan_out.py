@@ -8,7 +8,7 @@ from bench.micro.zones import CHANNEL, Benchmark, Sink, changes, state
 from channels.hub import Hub
 from channels.replica import Replica
 from realtime.metrics import Metrics
-from realtime.websocket.centrifuge_codec import CentrifugeJsonCodec
+from realtime.websocket.json_codec import CentrifugeJsonCodec
 
 SUBSCRIBERS = 1_000
 

@@ -9,7 +9,7 @@ from channels.changes import Change, ChannelState
 from channels.events import Changed, User, Zone
 from channels.positions import Position
 from channels.subscribers import EndReason
-from realtime.websocket.centrifuge_codec import CentrifugeJsonCodec
+from realtime.websocket.json_codec import CentrifugeJsonCodec
 
 CHANNEL = "zone:A"
 CHANGES_PER_TICK = 32

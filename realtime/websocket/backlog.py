@@ -11,7 +11,7 @@ from realtime.waiting_room import WaitingRoom
 from realtime.websocket.centrifuge_codec import Command
 
 _QUEUED_MESSAGE_BYTES: Final = 512
-"""What a queued message costs beside its text: without it empty messages would cost nothing."""
+"""What a queued message costs beside its bytes: without it empty messages would cost nothing."""
 
 
 class Backlog:
@@ -42,7 +42,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self.commands: deque[Command] = deque()
-        self.messages: deque[str] = deque()
+        self.messages: deque[bytes] = deque()
         self.message_bytes = 0
         self.task: asyncio.Task[None] | None = None
         self.turn = asyncio.Lock()
@@ -56,17 +56,17 @@ class Backlog:
         """Whether nothing waits any more."""
         return self.task is None and not self.room
 
-    def add_message(self, text: str) -> None:
+    def add_message(self, message: bytes) -> None:
         """Take a message in."""
-        self.messages.append(text)
-        self.message_bytes += len(text) + _QUEUED_MESSAGE_BYTES
+        self.messages.append(message)
+        self.message_bytes += len(message) + _QUEUED_MESSAGE_BYTES
 
-    def take_message(self) -> str:
+    def take_message(self) -> bytes:
         """Take the oldest message out."""
-        text = self.messages.popleft()
+        message = self.messages.popleft()
         if not self.messages:
             self.message_bytes = 0
-        return text
+        return message
 
     def add_commands(self, commands: Sequence[Command]) -> None:
         """Take the rest of a message in."""

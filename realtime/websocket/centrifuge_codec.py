@@ -1,22 +1,21 @@
-"""The Centrifuge client protocol in JSON: commands in, replies and pushes out. Pure.
+"""The Centrifuge client protocol: what is said in it, and what each of its encodings can do. Pure.
 
-A WebSocket message holds one or more JSON objects, one a line. `docs/protocol.md` is the
-description for clients; here is its only implementation.
+`docs/protocol.md` is the description for clients. The encodings are modules of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
 from channels.changes import Change
 from channels.positions import InvalidPositionError, Position, parse_minima
 from channels.subscribers import EndReason, Start
-from realtime.websocket.frames import PING, frame_header, text_frame
 
 MAX_COMMAND_ID: Final = 2**53 - 1
 REJECT_UNRECOVERED: Final = 2
@@ -94,13 +93,23 @@ class BadRequestError(Exception):
         self.why = why
 
 
+Params = TypeVar("Params")
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `method` is empty when it is none that the protocol knows."""
+    """One command: `method` is empty when it is none that the protocol knows.
+
+    Its parameters are as they came; these are JSON.
+    """
 
     id: int
     method: str
     params: msgspec.Raw
+
+    def read(self, kind: type[Params]) -> Params:
+        """Read the parameters; raises as `decode_params`."""
+        return msgspec.json.decode(self.params, type=kind)
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):
@@ -170,10 +179,6 @@ class RpcRequest(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-Params = TypeVar("Params")
-_commands: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
 def _read_minimum(channel: str, data: object) -> Position | None:
     """Read `min` from a client's data; without it, that may be anything.
 
@@ -199,38 +204,6 @@ def read_position(epoch: object, offset: object) -> Position:
         return FOREIGN
 
 
-def decode_commands(message: str, max_commands: int) -> list[Command]:
-    """Read all commands of a WebSocket message; pongs (`{}`) are left out.
-
-    Raises:
-        BadRequestError: it is not made of JSON objects, holds more than `max_commands`, or a
-            command has no usable id or several methods. Nothing of it is to be executed.
-    """
-    try:
-        objects = _commands.decode_lines(message)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
-        raise BadRequestError("not JSON objects") from None
-    if len(objects) > max_commands:
-        raise BadRequestError("too many commands in a message")
-    return [_command(fields) for fields in objects if fields]
-
-
-def _command(fields: dict[str, msgspec.Raw]) -> Command:
-    methods = [name for name in fields if name in METHODS]
-    if len(methods) > 1:
-        raise BadRequestError("a command with several methods")
-    method = methods[0] if methods else ""
-    command_id = 0
-    if "id" in fields:
-        try:
-            command_id = msgspec.json.decode(fields["id"], type=int)
-        except msgspec.DecodeError:
-            raise BadRequestError("an id that is no integer") from None
-    if method != "send" and not 0 < command_id <= MAX_COMMAND_ID:
-        raise BadRequestError("a command without a usable id")
-    return Command(command_id, method, fields.get(method, msgspec.Raw(b"{}")))
-
-
 def decode_params(command: Command, kind: type[Params]) -> Params:
     """Read the parameters of a command. Unknown fields are ignored.
 
@@ -238,76 +211,10 @@ def decode_params(command: Command, kind: type[Params]) -> Params:
         msgspec.DecodeError: a field is missing or of another type.
         RecursionError: they are nested too deep.
     """
-    return msgspec.json.decode(command.params, type=kind)
+    return command.read(kind)
 
 
-# Replies and pushes: each is one line, as bytes or as parts of bytes to be joined.
-
-
-def encode_reply(command: Command, result: dict[str, Any]) -> bytes:
-    """Encode the successful reply to a command."""
-    return msgspec.json.encode({"id": command.id, command.method: result})
-
-
-def encode_problem(command_id: int, problem: Problem) -> bytes:
-    """Encode the reply to a command that failed."""
-    code, message, temporary = problem.value
-    error: dict[str, Any] = {"code": code, "message": message}
-    if temporary:
-        error["temporary"] = True
-    return msgspec.json.encode({"id": command_id, "error": error})
-
-
-def encode_publication(change: Change) -> bytes:
-    """Encode a change as a publication, its events as they are."""
-    return b'{"data":{"tx":%b,"events":%b},"offset":%d,"time":%d}' % (
-        msgspec.json.encode(change.tx),
-        change.events_json,
-        change.rev,
-        change.time_ms,
-    )
-
-
-def encode_subscribed(command_id: int, start: Start, ttl_s: int | None = None) -> list[bytes]:
-    """Encode the reply to `subscribe` in parts; the snapshot among them is not copied.
-
-    Args:
-        command_id: Of the command.
-        start: How the subscription begins.
-        ttl_s: How long it lasts without `sub_refresh`; `None`: as long as the connection.
-    """
-    head = b'{"id":%d,"subscribe":{"recoverable":true,"positioned":true,"epoch":%b,"offset":%d' % (
-        command_id,
-        msgspec.json.encode(start.position.epoch),
-        start.position.rev,
-    )
-    if ttl_s is not None:
-        head += b',"expires":true,"ttl":%d' % ttl_s
-    if start.was_recovering:
-        head += b',"was_recovering":true'
-    if start.changes is None:
-        return [head + b',"data":', start.replica.snapshot(), b"}}"]
-    head += b',"recovered":true'
-    if not start.changes:
-        return [head + b"}}"]
-    publications = b",".join(encode_publication(change) for change in start.changes)
-    return [head + b',"publications":[', publications, b"]}}"]
-
-
-def encode_history(command_id: int, head: Position, changes: Iterable[Change]) -> list[bytes]:
-    """Encode the reply to `history` in parts; without changes it is only the position."""
-    reply = b'{"id":%d,"history":{"epoch":%b,"offset":%d' % (
-        command_id,
-        msgspec.json.encode(head.epoch),
-        head.rev,
-    )
-    publications = b",".join(encode_publication(change) for change in changes)
-    if not publications:
-        return [reply + b"}}"]
-    return [reply + b',"publications":[', publications, b"]}}"]
-
-
-_END_REASONS: Final = {
+END_REASONS: Final = {
     EndReason.GONE: "gone",
     EndReason.REVOKED: "permission revoked",
     EndReason.RESUME: "resume",
@@ -316,31 +223,72 @@ _END_REASONS: Final = {
 }
 
 
-def encode_end(channel: str, reason: EndReason) -> bytes:
-    """Encode the push that ends one subscription."""
-    body = {"code": int(reason), "reason": _END_REASONS[reason]}
-    return msgspec.json.encode({"push": {"channel": channel, "unsubscribe": body}})
+def staleness_data(since_ms: int | None) -> dict[str, Any]:
+    """Say since when the picture is not verified; `None`: it is live."""
+    return {"state": "live" if since_ms is None else "stale", "since": since_ms}
 
 
-def encode_staleness(since_ms: int | None) -> bytes:
-    """Encode the push that tells since when the picture is not verified; `None`: it is live."""
-    data = {"state": "live" if since_ms is None else "stale", "since": since_ms}
-    return msgspec.json.encode({"push": {"message": {"data": data}}})
+class CentrifugeCodec(ABC):
+    """An encoding: messages become commands; replies and pushes, bytes or parts of bytes.
 
+    There is one instance for all connections that speak it: the hub encodes a change once for it.
 
-PING_FRAMES: Final = frame_header(0, PING) + text_frame(b"{}")
-"""The protocol's ping, for SDKs, and WebSocket's own, which every client library answers."""
+    Attributes:
+        opcode: Of the WebSocket messages on either side.
+        separator: What stands between replies and pushes that are joined into one message.
+        pong: The message by which SDKs answer a ping.
+        ping_frames: The protocol's ping, for SDKs, and WebSocket's own, which every client
+            library answers.
+    """
 
+    opcode: ClassVar[int]
+    separator: ClassVar[bytes]
+    pong: ClassVar[bytes]
+    ping_frames: ClassVar[bytes]
 
-class CentrifugeJsonCodec:
-    """Changes as pushes: one line a change, one text frame for all, shared by connections."""
+    @abstractmethod
+    def decode_commands(self, message: bytes, max_commands: int) -> list[Command]:
+        """Read all commands of a WebSocket message; pongs are left out.
 
+        Raises:
+            BadRequestError: it can't be read, holds more than `max_commands`, or a command has no
+                usable id or several methods. Nothing of it is to be executed.
+        """
+
+    @abstractmethod
     def encode(self, changes: Sequence[Change]) -> bytes:
         """Encode whole transactions, in order, as one serialised WebSocket frame."""
-        return text_frame(
-            b"\n".join(
-                b'{"push":{"channel":"%b","pub":%b}}'
-                % (change.channel.encode("ascii"), encode_publication(change))
-                for change in changes
-            )
-        )
+
+    @abstractmethod
+    def encode_reply(self, command: Command, result: Mapping[str, Any]) -> bytes:
+        """Encode the successful reply to a command."""
+
+    @abstractmethod
+    def encode_problem(self, command_id: int, problem: Problem) -> bytes:
+        """Encode the reply to a command that failed."""
+
+    @abstractmethod
+    def encode_subscribed(
+        self, command_id: int, start: Start, ttl_s: int | None = None
+    ) -> list[bytes]:
+        """Encode the reply to `subscribe` in parts; the snapshot among them is not copied.
+
+        Args:
+            command_id: Of the command.
+            start: How the subscription begins.
+            ttl_s: How long it lasts without `sub_refresh`; `None`: as long as the connection.
+        """
+
+    @abstractmethod
+    def encode_history(
+        self, command_id: int, head: Position, changes: Iterable[Change]
+    ) -> list[bytes]:
+        """Encode the reply to `history` in parts; without changes it is only the position."""
+
+    @abstractmethod
+    def encode_end(self, channel: str, reason: EndReason) -> bytes:
+        """Encode the push that ends one subscription."""
+
+    @abstractmethod
+    def encode_staleness(self, since_ms: int | None) -> bytes:
+        """Encode the push that tells since when the picture is not verified; `None`: live."""

@@ -32,10 +32,6 @@ from realtime.websocket.centrifuge_codec import (
     SubscribeRequest,
     TokenRequest,
     decode_params,
-    encode_history,
-    encode_problem,
-    encode_reply,
-    encode_subscribed,
 )
 from realtime.websocket.guest import GuardedSession, ProblemError
 from realtime.websocket.reception import Reception, Work
@@ -157,7 +153,7 @@ class Commands:
             case "rpc":
                 return self._call(session, command, decode_params(command, RpcRequest))
             case "ping":
-                session.write([encode_reply(command, {})])
+                session.write([session.codec.encode_reply(command, {})])
             case "send":
                 pass  # Asynchronous messages to the server: it has no use for them.
             case "refresh" | "sub_refresh":
@@ -169,7 +165,7 @@ class Commands:
         return None
 
     def _fail(self, session: Session, command: Command, problem: Problem) -> None:
-        session.write([encode_problem(command.id, problem)])
+        session.write([session.codec.encode_problem(command.id, problem)])
         self._problem_told(problem.value[0])
 
     # Who it is
@@ -198,7 +194,7 @@ class Commands:
             "data": {"node": self._node_id},
             **lasting,
         }
-        session.write([encode_reply(command, result)])
+        session.write([session.codec.encode_reply(command, result)])
         self._connected(session)
 
     def _refresh(self, session: Session, command: Command) -> Work | None:
@@ -207,7 +203,7 @@ class Commands:
         guarded = cast("GuardedSession", session)
 
         def renewed(ttl_s: int) -> None:
-            session.write([encode_reply(command, {**about, **_lasting(ttl_s)})])
+            session.write([session.codec.encode_reply(command, {**about, **_lasting(ttl_s)})])
 
         if command.method == "refresh":
             about = {"client": session.client_id, "version": _VERSION}
@@ -294,7 +290,7 @@ class Commands:
             if len(start.replica.snapshot()) > self._settings.snapshot_max_bytes:
                 self._fail(session, command, Problem.LIMIT_EXCEEDED)
                 return False
-        session.write(encode_subscribed(command.id, start, ttl_s), exempt=True)
+        session.write(session.codec.encode_subscribed(command.id, start, ttl_s), exempt=True)
         session.count_channel(1)
         self._started(start)
         return True
@@ -307,7 +303,7 @@ class Commands:
             self._feed.unsubscribe(session, request.channel)
             if self._reception is not None:
                 self._reception.unsubscribed(cast("GuardedSession", session), request.channel)
-        session.write([encode_reply(command, {})])
+        session.write([session.codec.encode_reply(command, {})])
 
     async def _history(self, session: Session, command: Command, request: HistoryRequest) -> None:
         head, changes = await read_history(
@@ -317,7 +313,7 @@ class Commands:
             max_bytes=self._settings.slow_buffer_max_bytes,
         )
         self._require(session, Action.READ_CHANGES, request.channel)
-        session.write(encode_history(command.id, head, changes))
+        session.write(session.codec.encode_history(command.id, head, changes))
 
     def _call(self, session: Session, command: Command, request: RpcRequest) -> Work | None:
         if request.method != "digest":
@@ -328,13 +324,13 @@ class Commands:
         replica = self._feed.current(channel)
         if replica is not None:
             found = DigestAt(channel, replica.position, replica.digest(), from_replica=True)
-            session.write([encode_reply(command, {"data": found.document()})])
+            session.write([session.codec.encode_reply(command, {"data": found.document()})])
             return None
 
         async def read() -> None:
             found = await self._feed.digest(channel)
             self._require(session, Action.READ_DIGEST, channel)
-            session.write([encode_reply(command, {"data": found.document()})])
+            session.write([session.codec.encode_reply(command, {"data": found.document()})])
 
         return read
 

@@ -24,7 +24,6 @@ from realtime.websocket.centrifuge_codec import (
     Disconnect,
     Params,
     SubscribeRequest,
-    decode_commands,
     decode_params,
 )
 from realtime.websocket.commands import ANSWERABLE, Commands
@@ -72,15 +71,15 @@ class Conversations:
 
     # In order
 
-    def take(self, session: Session, text: str) -> None:
+    def take(self, session: Session, message: bytes) -> None:
         """Execute the commands of a message, or queue it behind what waits. Never awaits."""
         backlog = session.backlog
         if backlog is not None and backlog.task is not None:
-            backlog.add_message(text)
+            backlog.add_message(message)
             if backlog.message_bytes > self._settings.max_message_bytes:
                 session.pause_reading()
             return
-        commands = self._read_message(session, text)
+        commands = self._read_message(session, message)
         for index, command in enumerate(commands):
             if session.close_code is not None:
                 return
@@ -145,9 +144,10 @@ class Conversations:
                 break
         return None
 
-    def _read_message(self, session: Session, text: str) -> list[Command]:
+    def _read_message(self, session: Session, message: bytes) -> list[Command]:
         try:
-            return decode_commands(text, self._settings.max_commands_per_message)
+            most = self._settings.max_commands_per_message
+            return session.codec.decode_commands(message, most)
         except BadRequestError as error:
             self.refuse(session, error.why)
             return []

@@ -12,7 +12,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from realtime.websocket.frames import (
     CLOSE,
@@ -25,8 +24,6 @@ from realtime.websocket.frames import (
     pong_frame,
     read_close,
 )
-
-_SDK_PONG: Final = b"{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +102,8 @@ class SharedFrameProtocol(asyncio.Protocol, ABC):
     # What happens: none of these may raise
 
     @abstractmethod
-    def text_received(self, text: str) -> None:
-        """Take a text message that isn't a pong."""
-
-    @abstractmethod
-    def binary_received(self) -> None:
-        """Learn that a binary message came."""
+    def message_received(self, opcode: int, payload: bytes) -> None:
+        """Take a text message, whose payload is UTF-8, or a binary one."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -153,12 +146,12 @@ class SharedFrameProtocol(asyncio.Protocol, ABC):
 
     def _take(self, opcode: int, payload: bytes) -> None:
         if opcode == TEXT:
-            if payload != _SDK_PONG and self._is_open:
+            if self._is_open:
                 try:
-                    text = payload.decode()
+                    payload.decode()
                 except UnicodeDecodeError:
                     raise FrameError(1007) from None
-                self.text_received(text)
+                self.message_received(opcode, payload)
         elif opcode == PING:
             # Who reads too little to get the answer has no need of it.
             if self._is_open and not self.writing_paused:
@@ -166,7 +159,7 @@ class SharedFrameProtocol(asyncio.Protocol, ABC):
         elif opcode == CLOSE:
             self._end_by_peer(payload)
         elif opcode < CLOSE and self._is_open:
-            self.binary_received()
+            self.message_received(opcode, payload)
 
     def pause_reading(self) -> None:
         """Leave in its socket what the peer says."""

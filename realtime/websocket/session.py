@@ -6,19 +6,14 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from channels.feed import Feed
 from channels.subscribers import EndReason
 from realtime.websocket.backlog import Backlog
-from realtime.websocket.centrifuge_codec import (
-    PING_FRAMES,
-    CentrifugeJsonCodec,
-    Disconnect,
-    encode_end,
-    encode_staleness,
-)
+from realtime.websocket.centrifuge_codec import CentrifugeCodec, Disconnect
 from realtime.websocket.frames import frame_header
+from realtime.websocket.json_codec import JSON
 from realtime.websocket.protocol import SharedFrameProtocol, WireBounds
 
 _JOINED_MAX_BYTES: Final = 65_536
@@ -62,7 +57,7 @@ class Outbox:
 class Listener(Protocol):
     """Who acts on what sessions hear. No method awaits or raises."""
 
-    def take(self, session: Session, text: str) -> None:
+    def take(self, session: Session, message: bytes) -> None:
         """Execute the commands of a message."""
 
     def refuse(self, session: Session, why: str) -> None:
@@ -91,12 +86,12 @@ class House:
 
 
 class _Joined:
-    """Lines that become one message."""
+    """Replies and pushes that become one message."""
 
-    __slots__ = ("exempt", "lines", "size_bytes")
+    __slots__ = ("exempt", "parts", "size_bytes")
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
+        self.parts: list[bytes] = []
         self.size_bytes = 0
         self.exempt = False
 
@@ -104,7 +99,7 @@ class _Joined:
 class Session(SharedFrameProtocol):
     """One connection as a subscriber. Nothing here awaits but `may_write`.
 
-    Lines written in one tick of the loop are joined into one message, which always goes out
+    What is written in one tick of the loop is joined into one message, which always goes out
     before a change that follows it, so that the order of calls is the order on the wire.
 
     Args:
@@ -134,8 +129,8 @@ class Session(SharedFrameProtocol):
         "paid_until_s",
     )
 
-    codec: Final = CentrifugeJsonCodec()
-    """The same for all: the hub encodes a change once for it."""
+    codec: ClassVar[CentrifugeCodec] = JSON
+    """What its client speaks; of the class, as it takes no place in a session then."""
 
     def __init__(self, transport: asyncio.Transport, house: House, opened_s: float) -> None:
         super().__init__(transport, house.bounds)
@@ -168,11 +163,11 @@ class Session(SharedFrameProtocol):
     def end_channel(self, channel: str, reason: EndReason) -> None:
         """Tell the client that a subscription ended."""
         self.count_channel(-1)
-        self.write([encode_end(channel, reason)])
+        self.write([self.codec.encode_end(channel, reason)])
 
     def tell_staleness(self, since_ms: int | None) -> None:
         """Tell the client since when the picture is not verified."""
-        self.write([encode_staleness(since_ms)])
+        self.write([self.codec.encode_staleness(since_ms)])
 
     def cut(self) -> None:
         """Abort the connection, which has not drained in time."""
@@ -199,8 +194,9 @@ class Session(SharedFrameProtocol):
         # Behind bytes that wait there is no need to: who takes them lives.
         if self.is_connected and self.close_code is None and not self.writing_paused:
             self.flush()
-            if self.send_frame(PING_FRAMES):
-                self._house.outbox.sent_bytes += len(PING_FRAMES)
+            frames = self.codec.ping_frames
+            if self.send_frame(frames):
+                self._house.outbox.sent_bytes += len(frames)
 
     def begin_listening(self) -> None:
         """Forget the signs of life so far; before `connect` other bounds hold."""
@@ -221,15 +217,15 @@ class Session(SharedFrameProtocol):
 
     # What the wire says
 
-    def text_received(self, text: str) -> None:
-        """Execute the commands of a message."""
-        if self.close_code is None:
-            self._house.listener.take(self, text)
-
-    def binary_received(self) -> None:
-        """End the connection: here one talks in JSON."""
-        if self.close_code is None:
-            self._house.listener.refuse(self, "a binary message")
+    def message_received(self, opcode: int, payload: bytes) -> None:
+        """Execute the commands of a message; one of another encoding ends the connection."""
+        codec = self.codec
+        if self.close_code is not None:
+            return
+        if opcode != codec.opcode:
+            self._house.listener.refuse(self, "a message of another encoding")
+        elif payload != codec.pong:
+            self._house.listener.take(self, payload)
 
     def writable(self) -> None:
         """Let a command go on that waits for earlier replies to be read."""
@@ -297,11 +293,11 @@ class Session(SharedFrameProtocol):
 
     # Writing
 
-    def write(self, line: Sequence[bytes], *, exempt: bool = False) -> None:
-        """Add a line to the message that is written at the end of this tick, or before.
+    def write(self, parts: Sequence[bytes], *, exempt: bool = False) -> None:
+        """Add to the message that is written at the end of this tick, or before.
 
         Args:
-            line: A JSON object, in parts.
+            parts: One reply or push of the session's codec, in parts.
             exempt: Whether it is a state: then it doesn't make the connection congested.
         """
         if self.close_code is not None:
@@ -310,21 +306,21 @@ class Session(SharedFrameProtocol):
         if joined is None:
             joined = self._joined = _Joined()
             self._house.outbox.flush_soon(self)
-        else:
-            joined.lines.append(b"\n")
-            joined.size_bytes += 1
-        joined.lines.extend(line)
-        joined.size_bytes += sum(map(len, line))
+        elif separator := self.codec.separator:
+            joined.parts.append(separator)
+            joined.size_bytes += len(separator)
+        joined.parts.extend(parts)
+        joined.size_bytes += sum(map(len, parts))
         joined.exempt |= exempt
         if joined.size_bytes > _JOINED_MAX_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write the joined lines as one message."""
+        """Write what is joined as one message."""
         joined = self._joined
         if joined is None:
             return
         self._joined = None
-        header = frame_header(joined.size_bytes)
-        if self.send_parts([header, *joined.lines], exempt=joined.exempt):
+        header = frame_header(joined.size_bytes, self.codec.opcode)
+        if self.send_parts([header, *joined.parts], exempt=joined.exempt):
             self._house.outbox.sent_bytes += len(header) + joined.size_bytes

@@ -38,9 +38,9 @@ from realtime.websocket.centrifuge_codec import (
     RpcRequest,
     SubscribeRequest,
     TokenRequest,
-    decode_commands,
     decode_params,
 )
+from realtime.websocket.json_codec import JSON
 
 fuzzed = settings(max_examples=150, derandomize=True, deadline=None)
 
@@ -83,10 +83,10 @@ fields = st.dictionaries(
 commands = st.dictionaries(st.sampled_from(["id", *sorted(METHODS)]), values | fields, max_size=3)
 
 
-def read_all(message: str) -> None:
+def read_all(message: bytes) -> None:
     """Read a message, and the parameters of its commands in every way."""
     try:
-        found = decode_commands(message, 100)
+        found = JSON.decode_commands(message, 100)
     except BadRequestError:
         return
     for command in found:
@@ -103,14 +103,14 @@ def read_all(message: str) -> None:
 @given(st.lists(commands, max_size=4))
 def test_commands_of_any_json_are_read_or_refused(found: list[dict[str, Any]]) -> None:
     """Parameters of every kind and size, in every command."""
-    read_all("\n".join(json.dumps(command) for command in found))
+    read_all("\n".join(json.dumps(command) for command in found).encode())
 
 
 @fuzzed
 @given(st.text(max_size=200) | st.text(alphabet='{}[]":,0123456789.eE-+ \\utrnfals', max_size=200))
 def test_commands_of_any_text_are_read_or_refused(text: str) -> None:
     """Also what is hardly JSON."""
-    read_all(text)
+    read_all(text.encode())
 
 
 @fuzzed

@@ -16,24 +16,16 @@ from channels.subscribers import EndReason, Start
 from realtime.settings import Settings
 from realtime.websocket.centrifuge_codec import (
     FOREIGN,
-    PING_FRAMES,
     BadRequestError,
-    CentrifugeJsonCodec,
     Command,
     HistoryRequest,
     Problem,
     SubscribeRequest,
-    decode_commands,
     decode_params,
-    encode_end,
-    encode_history,
-    encode_problem,
-    encode_reply,
-    encode_staleness,
-    encode_subscribed,
     read_position,
 )
 from realtime.websocket.frames import text_frame
+from realtime.websocket.json_codec import JSON
 
 ADA = User(1, 1001, "Ädá \u2028 \U0001f600", "A", {"note": 'a "quoted"\nline'}, 3)
 ENTERED = Change.of_events("zone:A", Position("ab12", 5), "t-1", 1_700, (Entered(ADA),))
@@ -55,19 +47,19 @@ def replica() -> Replica:
 
 def test_a_message_holds_several_commands_one_a_line() -> None:
     """Commands come in their order, and empty lines and pongs between them are left out."""
-    commands = decode_commands('\n{"id":1,"connect":{}}\n{}\n\n{"id":2,"ping":{}}\n', 10)
+    commands = JSON.decode_commands(b'\n{"id":1,"connect":{}}\n{}\n\n{"id":2,"ping":{}}\n', 10)
     assert [(command.id, command.method) for command in commands] == [(1, "connect"), (2, "ping")]
 
 
 def test_an_unknown_method_is_a_command_without_one() -> None:
     """A command of a protocol to come is answered, not taken for garbage."""
-    assert decode_commands('{"id":7,"dance":{}}', 10)[0].method == ""
+    assert JSON.decode_commands(b'{"id":7,"dance":{}}', 10)[0].method == ""
 
 
 def test_unknown_fields_are_ignored() -> None:
     """Fields and flag bits that newer SDKs send don't matter."""
-    (command,) = decode_commands(
-        '{"id":1,"trace":"x","subscribe":{"channel":"zones","tf":{"op":"x"},"flag":65}}', 10
+    (command,) = JSON.decode_commands(
+        b'{"id":1,"trace":"x","subscribe":{"channel":"zones","tf":{"op":"x"},"flag":65}}', 10
     )
     request = decode_params(command, SubscribeRequest)
     assert (request.channel, request.flag, request.position) == ("zones", 65, None)
@@ -75,7 +67,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 def test_send_needs_no_id() -> None:
     """The one command without a reply has no id."""
-    assert decode_commands('{"send":{"data":1}}', 10)[0].method == "send"
+    assert JSON.decode_commands(b'{"send":{"data":1}}', 10)[0].method == "send"
 
 
 @pytest.mark.parametrize(
@@ -102,14 +94,14 @@ def test_send_needs_no_id() -> None:
 def test_what_is_no_command_refuses_the_message(message: str) -> None:
     """A message is good as a whole or not at all."""
     with pytest.raises(BadRequestError):
-        decode_commands(message, 10)
+        JSON.decode_commands(message.encode(), 10)
 
 
 def test_a_message_of_too_many_commands_is_refused() -> None:
     """The bound on commands of one message holds, pongs included."""
     with pytest.raises(BadRequestError, match="too many"):
-        decode_commands("{}\n" * 11, 10)
-    assert decode_commands("{}\n" * 10, 10) == []
+        JSON.decode_commands(b"{}\n" * 11, 10)
+    assert JSON.decode_commands(b"{}\n" * 10, 10) == []
 
 
 def test_the_default_bounds_fit_an_sdk_that_recovers_all_it_may() -> None:
@@ -124,7 +116,9 @@ def test_the_default_bounds_fit_an_sdk_that_recovers_all_it_may() -> None:
         commands += [{"subscribe": largest, "id": 2**32}]
     message = "\n".join(json.dumps(command) for command in commands)
     assert len(message) <= settings.max_message_bytes
-    assert len(decode_commands(message, settings.max_commands_per_message)) == len(commands)
+    assert len(JSON.decode_commands(message.encode(), settings.max_commands_per_message)) == len(
+        commands
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,18 +155,18 @@ def test_params_of_another_type_are_refused() -> None:
 
 def test_replies_carry_the_id_of_their_command() -> None:
     """Results and errors come back under the command's id."""
-    assert encode_reply(Command(3, "ping", msgspec.Raw(b"{}")), {}) == b'{"id":3,"ping":{}}'
-    assert json.loads(encode_problem(4, Problem.UNKNOWN_CHANNEL)) == {
+    assert JSON.encode_reply(Command(3, "ping", msgspec.Raw(b"{}")), {}) == b'{"id":3,"ping":{}}'
+    assert json.loads(JSON.encode_problem(4, Problem.UNKNOWN_CHANNEL)) == {
         "id": 4,
         "error": {"code": 102, "message": "unknown channel"},
     }
-    assert json.loads(encode_problem(5, Problem.INTERNAL))["error"]["temporary"] is True
+    assert json.loads(JSON.encode_problem(5, Problem.INTERNAL))["error"]["temporary"] is True
 
 
 def test_a_new_subscription_gets_the_state() -> None:
     """The snapshot is the replica's own bytes, spliced in."""
     made = replica()
-    parts = encode_subscribed(2, started(made, None))
+    parts = JSON.encode_subscribed(2, started(made, None))
     assert parts[1] is made.snapshot()
     assert json.loads(b"".join(parts)) == {
         "id": 2,
@@ -189,18 +183,18 @@ def test_a_new_subscription_gets_the_state() -> None:
 def test_a_recovered_subscription_gets_what_it_missed() -> None:
     """Missed changes come as publications, and without any there is no list."""
     made = replica()
-    missed = b"".join(encode_subscribed(2, started(made, (ENTERED,))))
+    missed = b"".join(JSON.encode_subscribed(2, started(made, (ENTERED,))))
     result = json.loads(missed)["subscribe"]
     assert (result["was_recovering"], result["recovered"]) == (True, True)
     assert "data" not in result
     assert [publication["offset"] for publication in result["publications"]] == [5]
-    nothing = b"".join(encode_subscribed(2, started(made, ())))
+    nothing = b"".join(JSON.encode_subscribed(2, started(made, ())))
     assert "publications" not in json.loads(nothing)["subscribe"]
 
 
 def test_one_frame_carries_a_transaction_over_two_channels() -> None:
     """The shared frame is one text frame whose lines are the channels' pushes."""
-    frame = CentrifugeJsonCodec().encode([ENTERED, LEFT])
+    frame = JSON.encode([ENTERED, LEFT])
     payload = frame[4:]
     assert frame == Frame(Opcode.TEXT, payload).serialize(mask=False)
     entered, left = (json.loads(line)["push"] for line in payload.split(b"\n"))
@@ -215,18 +209,18 @@ def test_one_frame_carries_a_transaction_over_two_channels() -> None:
 
 def test_history_without_changes_is_only_the_position() -> None:
     """The position comes always, publications only where there are some."""
-    bare = json.loads(b"".join(encode_history(6, Position("ab12", 5), ())))
+    bare = json.loads(b"".join(JSON.encode_history(6, Position("ab12", 5), ())))
     assert bare == {"id": 6, "history": {"epoch": "ab12", "offset": 5}}
-    full = json.loads(b"".join(encode_history(6, Position("ab12", 5), (ENTERED,))))
+    full = json.loads(b"".join(JSON.encode_history(6, Position("ab12", 5), (ENTERED,))))
     assert full["history"]["publications"][0]["offset"] == 5
 
 
 def test_pushes_name_reasons_and_states() -> None:
     """Unsubscribe pushes have code and reason, as SDKs need both; staleness has its beginning."""
-    assert json.loads(encode_end("zone:A", EndReason.ANEW)) == {
+    assert json.loads(JSON.encode_end("zone:A", EndReason.ANEW)) == {
         "push": {"channel": "zone:A", "unsubscribe": {"code": 2502, "reason": "state invalidated"}}
     }
-    stale, live = json.loads(encode_staleness(12)), json.loads(encode_staleness(None))
+    stale, live = json.loads(JSON.encode_staleness(12)), json.loads(JSON.encode_staleness(None))
     assert stale["push"]["message"]["data"] == {"state": "stale", "since": 12}
     assert live["push"]["message"]["data"] == {"state": "live", "since": None}
 
@@ -241,4 +235,4 @@ def test_frames_are_those_of_the_websocket_protocol(length: int) -> None:
 def test_a_ping_is_both_protocols_ping() -> None:
     """SDKs answer the empty object, other clients the WebSocket ping."""
     ping = Frame(Opcode.PING, b"").serialize(mask=False)
-    assert ping + Frame(Opcode.TEXT, b"{}").serialize(mask=False) == PING_FRAMES
+    assert ping + Frame(Opcode.TEXT, b"{}").serialize(mask=False) == JSON.ping_frames
