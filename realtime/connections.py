@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -29,6 +30,19 @@ class Card:
     peer: str = ""
     subject: str = ""
     opened_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+
+_ORDINARY_ENDS: Final = frozenset({1000, 1001, 1005, 1006, 3000, 3001, 3005})
+"""Close codes of clients that left, were drained or didn't renew their token."""
+
+
+def level_of_end(code: int) -> int:
+    """Return the level of the log's line about the end of a connection.
+
+    Thousands come and go, and at night nobody wants to read of each: they are counted. Those
+    that a node had to end are for who looks for the reason.
+    """
+    return logging.DEBUG if code in _ORDINARY_ENDS else logging.INFO
 
 
 UNKNOWN: Final = Card("", "unknown", opened_ms=0)

@@ -14,6 +14,7 @@ from channels.names import zone_id_of
 from channels.ports import UnavailableError
 from channels.subscribers import EndReason
 from realtime.api.problems import ProblemError
+from realtime.connections import level_of_end
 from realtime.node import Node
 from realtime.sse import codec as sse_codec
 from realtime.sse.codec import SseCodec, SseFrame
@@ -278,7 +279,8 @@ class SseStream(Subscriptions):
         if self._is_open:
             duration_s = asyncio.get_running_loop().time() - self._opened_s
             self._metrics.connection_closed(TRANSPORT, self.close_code, duration_s)
-            self.shared.log.info(
+            self.shared.log.log(
+                level_of_end(self.close_code),
                 "disconnected",
                 peer=self._peer,
                 code=self.close_code,
@@ -306,7 +308,7 @@ class SseStream(Subscriptions):
         """Begin: the client is told that it has a stream."""
         self._opened_s = asyncio.get_running_loop().time()
         self._is_open = True
-        self.shared.log.info("connected", peer=self._peer)
+        self.shared.log.debug("connected", peer=self._peer)
         self._metrics.connection_opened(TRANSPORT)
         wheel = self.shared.wheel
         wheel.join(self)

@@ -268,14 +268,19 @@ class CentrifugeCodec(ABC):
         """Encode the reply to a command that failed."""
 
     @abstractmethod
+    def encode_publications(self, changes: Iterable[Change]) -> bytes:
+        """Encode what the reply to `subscribe` holds of missed changes."""
+
+    @abstractmethod
     def encode_subscribed(
-        self, command_id: int, start: Start, ttl_s: int | None = None
+        self, command_id: int, start: Start, publications: bytes, ttl_s: int | None = None
     ) -> list[bytes]:
         """Encode the reply to `subscribe` in parts; the snapshot among them is not copied.
 
         Args:
             command_id: Of the command.
             start: How the subscription begins.
+            publications: Its changes, if any, as `encode_publications` makes them.
             ttl_s: How long it lasts without `sub_refresh`; `None`: as long as the connection.
         """
 

@@ -34,6 +34,7 @@ from realtime.websocket.centrifuge_codec import (
     decode_params,
 )
 from realtime.websocket.guest import GuardedSession, ProblemError
+from realtime.websocket.missed import MissedPublications
 from realtime.websocket.reception import Reception, Work
 from realtime.websocket.session import Session
 
@@ -90,6 +91,7 @@ class Commands:
         self._connected = connected
         self._problem_told = problem_told
         self._started = started
+        self._missed = MissedPublications()
         self._log = log
 
     def begin(
@@ -290,7 +292,9 @@ class Commands:
             if len(start.replica.snapshot()) > self._settings.snapshot_max_bytes:
                 self._fail(session, command, Problem.LIMIT_EXCEEDED)
                 return False
-        session.write(session.codec.encode_subscribed(command.id, start, ttl_s), exempt=True)
+        missed = self._missed.encoded(session.codec, start.changes or ())
+        reply = session.codec.encode_subscribed(command.id, start, missed, ttl_s)
+        session.write(reply, exempt=True)
         session.count_channel(1)
         self._started(start)
         return True

@@ -13,7 +13,7 @@ from realtime.auth import errors as auth_errors
 from realtime.auth.credentials import Credentials, Source
 from realtime.auth.errors import Reason
 from realtime.auth.gate import Gate
-from realtime.connections import Card
+from realtime.connections import Card, level_of_end
 from realtime.heartbeat import Heartbeat
 from realtime.limits import Refusal
 from realtime.node import Node
@@ -182,7 +182,7 @@ class _Lobby:
         connections.add(session)
         transport.set_protocol(session)
         transport.write(acceptance.answer())
-        self._log.info("connected", client=session.client_id, peer=peer or None)
+        self._log.debug("connected", client=session.client_id, peer=peer or None)
         self.node.metrics.connection_opened(TRANSPORT)
         self._heartbeat.join(session)
         self._heartbeat.expect(session, opened_s + self._connect_timeout_s)
@@ -201,7 +201,8 @@ class _Lobby:
         self.node.metrics.connection_closed(TRANSPORT, code, duration_s)
         if code in _PROTOCOL_ERRORS:
             self.node.metrics.protocol_error(code)
-        self._log.info(
+        self._log.log(
+            level_of_end(code),
             "disconnected",
             client=session.client_id,
             code=code,

@@ -95,7 +95,7 @@ class CentrifugeJsonCodec(CentrifugeCodec):
         return msgspec.json.encode({"id": command_id, "error": error})
 
     def encode_subscribed(
-        self, command_id: int, start: Start, ttl_s: int | None = None
+        self, command_id: int, start: Start, publications: bytes, ttl_s: int | None = None
     ) -> list[bytes]:
         """Encode the reply to `subscribe` in parts; the snapshot among them is not copied."""
         head = (
@@ -109,10 +109,13 @@ class CentrifugeJsonCodec(CentrifugeCodec):
         if start.changes is None:
             return [head + b',"data":', start.replica.snapshot(), b"}}"]
         head += b',"recovered":true'
-        if not start.changes:
+        if not publications:
             return [head + b"}}"]
-        publications = b",".join(encode_publication(change) for change in start.changes)
         return [head + b',"publications":[', publications, b"]}}"]
+
+    def encode_publications(self, changes: Iterable[Change]) -> bytes:
+        """Encode changes as the members of an array."""
+        return b",".join(map(encode_publication, changes))
 
     def encode_history(
         self, command_id: int, head: Position, changes: Iterable[Change]
@@ -123,7 +126,7 @@ class CentrifugeJsonCodec(CentrifugeCodec):
             msgspec.json.encode(head.epoch),
             head.rev,
         )
-        publications = b",".join(encode_publication(change) for change in changes)
+        publications = self.encode_publications(changes)
         if not publications:
             return [reply + b"}}"]
         return [reply + b',"publications":[', publications, b"]}}"]

@@ -166,7 +166,7 @@ def test_replies_carry_the_id_of_their_command() -> None:
 def test_a_new_subscription_gets_the_state() -> None:
     """The snapshot is the replica's own bytes, spliced in."""
     made = replica()
-    parts = JSON.encode_subscribed(2, started(made, None))
+    parts = JSON.encode_subscribed(2, started(made, None), b"")
     assert parts[1] is made.snapshot()
     assert json.loads(b"".join(parts)) == {
         "id": 2,
@@ -183,12 +183,13 @@ def test_a_new_subscription_gets_the_state() -> None:
 def test_a_recovered_subscription_gets_what_it_missed() -> None:
     """Missed changes come as publications, and without any there is no list."""
     made = replica()
-    missed = b"".join(JSON.encode_subscribed(2, started(made, (ENTERED,))))
+    publications = JSON.encode_publications((ENTERED,))
+    missed = b"".join(JSON.encode_subscribed(2, started(made, (ENTERED,)), publications))
     result = json.loads(missed)["subscribe"]
     assert (result["was_recovering"], result["recovered"]) == (True, True)
     assert "data" not in result
     assert [publication["offset"] for publication in result["publications"]] == [5]
-    nothing = b"".join(JSON.encode_subscribed(2, started(made, ())))
+    nothing = b"".join(JSON.encode_subscribed(2, started(made, ()), b""))
     assert "publications" not in json.loads(nothing)["subscribe"]
 
 
