@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any, Final
 
@@ -182,7 +183,8 @@ class _Lobby:
         connections.add(session)
         transport.set_protocol(session)
         transport.write(acceptance.answer())
-        self._log.debug("connected", client=session.client_id, peer=peer or None)
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug("connected", client=session.client_id, peer=peer or None)
         self.node.metrics.connection_opened(TRANSPORT)
         self._heartbeat.join(session)
         self._heartbeat.expect(session, opened_s + self._connect_timeout_s)
