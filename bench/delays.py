@@ -14,6 +14,7 @@ from bench.stage import Opening, Side, Stage, ours, raised
 
 SUBSCRIBERS = 1_000
 PACES_PER_S = (100, 20)
+UNJOINED = "ours, each change by itself"
 NO_WORSE = Target("ratio", 1, at_least=False)
 SLOW_PACE_PER_S = 100
 SLOW_PAD_BYTES = 1_000
@@ -25,6 +26,7 @@ async def steady_delays(plan: Plan) -> list[Row]:
     """F3: delivery delay to 1,000 subscribers, 100 and 20 changes a second."""
     sides: dict[str, Opening] = {
         "ours": ours,
+        UNJOINED: partial(ours, fan_out_window_s=0),
         "node ws": peers.node_ws,
         "nchan": peers.nchan,
         "C, joining": peers.limit,
@@ -62,12 +64,20 @@ def _rows(per_s: int, found: dict[str, list[Rate]]) -> list[Row]:
             loads["ours"],
             loads[name],
         )
-        for name, target in (("node ws", NO_WORSE), ("nchan", NO_WORSE), ("C, joining", None))
+        for name, target in (
+            ("node ws", NO_WORSE),
+            ("nchan", NO_WORSE),
+            ("C, joining", None),
+            (UNJOINED, None),
+        )
     ]
     shares = {name: [rate.server_share for rate in rates] for name, rates in found.items()}
     target = Target("value", 0.4, at_least=False) if per_s == PACES_PER_S[0] else None
     what = f"share of a core, {SUBSCRIBERS:,} subscribers, {per_s} changes/s"
-    rows.append(Row("F3", what, "cores", shares["ours"], "nchan", shares["nchan"], target))
+    rows += [
+        Row("F3", what, "cores", shares["ours"], name, shares[name], limit)
+        for name, limit in (("nchan", target), (UNJOINED, None))
+    ]
     return rows
 
 

@@ -94,10 +94,10 @@ class Stage(Ground):
         return {"database_url": self.postgres.url, "redis_url": self.redis.url}
 
     @asynccontextmanager
-    async def node(self) -> AsyncIterator[PinnedNode]:
-        """Run a node with default settings."""
+    async def node(self, **others: object) -> AsyncIterator[PinnedNode]:
+        """Run a node with default settings, but for `others`."""
         # As by default: other tests run nodes that say less.
-        settings = {"log_level": "info", **self.urls}
+        settings = {"log_level": "info", **self.urls, **others}
         node = PinnedNode(self.new_folder("node"), settings, self.cores)
         async with running(node):
             yield node
@@ -206,9 +206,11 @@ Opening = Callable[[Stage], AbstractAsyncContextManager[Side]]
 
 
 @asynccontextmanager
-async def ours(stage: Stage, *, is_sse: bool = False, pad_bytes: int = 0) -> AsyncIterator[Side]:
-    """Run one node of ours with a zone."""
-    async with stage.node() as node:
+async def ours(
+    stage: Stage, *, is_sse: bool = False, pad_bytes: int = 0, **settings: object
+) -> AsyncIterator[Side]:
+    """Run one node of ours with a zone, and default settings but for those that are given."""
+    async with stage.node(**settings) as node:
         await stage.fill(node, {ZONE: USERS})
         async with stage.publisher(pad_bytes=pad_bytes) as publisher:
             yield Side(family(node.pid), our_crowd(node.port, is_sse=is_sse), publisher)
