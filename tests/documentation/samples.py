@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
+import signal
+import sys
 import textwrap
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
+BIN: Final = Path(sys.executable).parent
+PACKAGES: Final = ROOT / "tests" / "clients"
+"""Beside the packages that `npm install` would bring."""
 PAGES: Final = (
     "README.md",
+    "docs/javascript.md",
     "docs/howto/clients.md",
     "docs/howto/sse_feed.md",
     "docs/howto/testing.md",
 )
+COMMANDS: Final = {
+    "js": ["node", "--input-type=module", "-e"],
+    "python": [sys.executable, "-u", "-c"],
+    "sh": ["bash", "-ec"],
+}
 _SAMPLE: Final = re.compile(
     r"^ *<!-- run: ([a-z-]+) -->\n *```([a-z]+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
 )
@@ -35,7 +52,9 @@ class Sample:
 
     def at(self, port: int) -> str:
         """Return the code for a node at another port than the one that is written there."""
-        return self.code.replace("localhost:8000", f"127.0.0.1:{port}")
+        return self.code.replace("localhost:8000", f"127.0.0.1:{port}").replace(
+            "https://zonecast.example", f"http://127.0.0.1:{port}"
+        )
 
 
 def samples() -> dict[str, Sample]:
@@ -52,3 +71,48 @@ def samples() -> dict[str, Sample]:
             raise ValueError(f"{page}: a mark without code, or a name twice: {marks}")
         found |= here
     return found
+
+
+SAMPLES: Final = samples()
+
+
+@asynccontextmanager
+async def started(name: str, port: int, **settings: str) -> AsyncIterator[Process]:
+    """Run a sample until the body ends."""
+    sample = SAMPLES[name]
+    process = await asyncio.create_subprocess_exec(
+        *COMMANDS[sample.language],
+        sample.at(port),
+        cwd=PACKAGES if sample.language == "js" else ROOT,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "NO_COLOR": "1"} | settings,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        # A pipe is several processes.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+async def until_printed(process: Process, *texts: str) -> None:
+    """Read what a sample prints until it has printed these, in this order."""
+    assert process.stdout is not None
+    printed = ""
+    for text in texts:
+        while text not in printed:
+            line = (await process.stdout.readline()).decode()
+            assert line, f"{text!r} was not printed, but: {printed}"
+            printed += line
+        printed = printed.partition(text)[2]
+
+
+async def done(name: str, port: int, **settings: str) -> str:
+    """Run a sample to its end; return what it printed."""
+    async with started(name, port, **settings) as process:
+        printed, _ = await process.communicate()
+        assert process.returncode == 0, printed.decode()
+        return printed.decode()

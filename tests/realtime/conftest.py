@@ -37,6 +37,11 @@ class LiveNode:
     node: Node
     server: Server
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
 
 StartNode = Callable[[Settings], AbstractAsyncContextManager[LiveNode]]
 
