@@ -35,6 +35,8 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
   python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write;
                                     `docs picture` records the README's moving picture anew
+  python3 dev.py newcomer           clone this, run it and its demo, and tell after how many seconds
+                                    people move on the board in Chromium
 
 Everything is installed into .venv; only `test`, `soak`, `bugs` and `check` install programs of the
 system (Redis, Chromium, Node, nginx ...), where apt-get may without a password.
@@ -324,6 +326,15 @@ def bugs(arguments: Sequence[str]) -> int:
     return become(["-m", "tests.faults.catalogue", *arguments])
 
 
+def newcomer(arguments: Sequence[str]) -> int:
+    if arguments:
+        raise StepError("newcomer takes no arguments")
+    set_up("test")
+    set_up_programs()
+    os.chdir(ROOT)
+    return become(["-m", "tests.documentation.newcomer"])
+
+
 def docs(arguments: Sequence[str]) -> int:
     if arguments not in ([], ["serve"], ["picture"]):
         raise StepError("docs takes nothing, `serve`, or `picture`")
@@ -345,6 +356,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "bench": bench,
     "soak": soak,
     "bugs": bugs,
+    "newcomer": newcomer,
     "docs": docs,
 }
 

@@ -1,4 +1,7 @@
-"""Samples of the documentation that are run: code behind a line `<!-- run: NAME -->`."""
+"""Samples of the documentation that are run: code behind a line `<!-- run: NAME -->`.
+
+What can't be run has `<!-- not run: WHY -->` there.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
 PACKAGES: Final = ROOT / "tests" / "clients"
 """Beside the packages that `npm install` would bring."""
-PAGES: Final = (
-    "README.md",
-    "docs/javascript.md",
-    "docs/howto/clients.md",
-    "docs/howto/sse_feed.md",
-    "docs/howto/testing.md",
-)
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 COMMANDS: Final = {
     "js": ["node", "--input-type=module", "-e"],
     "python": [sys.executable, "-u", "-c"],
@@ -36,6 +33,9 @@ _SAMPLE: Final = re.compile(
     r"^ *<!-- run: ([a-z-]+) -->\n *```([a-z]+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
 )
 _MARK: Final = re.compile(r"<!-- run: ([a-z-]+) -->")
+_CODE: Final = re.compile(r"^(.*)\n *```[a-z]+$", re.MULTILINE)
+_SERVICE: Final = re.compile(r"(localhost|127\.0\.0\.1):8000|(?<=://)\w+\.example(?=[/\"'])")
+_TLS: Final = re.compile(r"\b(ws|http)s(?=://127\.0\.0\.1)")
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,37 @@ class Sample:
     code: str
 
     def at(self, port: int) -> str:
-        """Return the code for a node at another port than the one that is written there."""
-        return self.code.replace("localhost:8000", f"127.0.0.1:{port}").replace(
-            "https://zonecast.example", f"http://127.0.0.1:{port}"
-        )
+        """Return the code for a node at another place than what is written there."""
+        return _TLS.sub(r"\1", _SERVICE.sub(f"127.0.0.1:{port}", self.code))
 
 
 def samples() -> dict[str, Sample]:
     """Return all samples by name; a mark without code is an error."""
     found: dict[str, Sample] = {}
     for page in PAGES:
-        text = (ROOT / page).read_text()
+        text = page.read_text()
         here = {
             name: Sample(language, textwrap.dedent(code))
             for name, language, code in _SAMPLE.findall(text)
         }
         marks = _MARK.findall(text)
         if sorted(marks) != sorted(here) or here.keys() & found.keys():
-            raise ValueError(f"{page}: a mark without code, or a name twice: {marks}")
+            raise ValueError(f"{page.name}: a mark without code, or a name twice: {marks}")
         found |= here
     return found
 
 
 SAMPLES: Final = samples()
+
+
+def unmarked() -> list[str]:
+    """Return the lines before code of which nothing says whether it is run."""
+    return [
+        f"{page.name}: {line}"
+        for page in PAGES
+        for line in _CODE.findall(page.read_text())
+        if not re.fullmatch(r" *<!-- (not )?run: .+ -->", line)
+    ]
 
 
 @asynccontextmanager
@@ -82,7 +90,7 @@ async def started(name: str, port: int, **settings: str) -> AsyncIterator[Proces
     sample = SAMPLES[name]
     process = await asyncio.create_subprocess_exec(
         *COMMANDS[sample.language],
-        sample.at(port),
+        sample.at(port).replace(".venv/bin", str(BIN)),
         cwd=PACKAGES if sample.language == "js" else ROOT,
         env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "NO_COLOR": "1"} | settings,
         stdout=asyncio.subprocess.PIPE,
@@ -101,13 +109,14 @@ async def started(name: str, port: int, **settings: str) -> AsyncIterator[Proces
 async def until_printed(process: Process, *texts: str) -> None:
     """Read what a sample prints until it has printed these, in this order."""
     assert process.stdout is not None
-    printed = ""
+    printed = b""
     for text in texts:
-        while text not in printed:
-            line = (await process.stdout.readline()).decode()
-            assert line, f"{text!r} was not printed, but: {printed}"
-            printed += line
-        printed = printed.partition(text)[2]
+        while text.encode() not in printed:
+            # Not by lines: an answer may be one without an end.
+            piece = await process.stdout.read(65_536)
+            assert piece, f"{text!r} was not printed, but: {printed.decode()}"
+            printed += piece
+        printed = printed.partition(text.encode())[2]
 
 
 async def done(name: str, port: int, **settings: str) -> str:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
-from tests.documentation.samples import BIN, ROOT, SAMPLES, done, started, until_printed
+from db.models import User
+from tests.documentation.samples import (
+    BIN,
+    ROOT,
+    SAMPLES,
+    done,
+    started,
+    unmarked,
+    until_printed,
+)
 from tests.realtime.conftest import LiveNode, serving, settings_of_test
+
+
+def test_every_sample_is_run_or_says_why_not() -> None:
+    """A mark before the code, and a test that takes it by its name."""
+    assert unmarked() == []
+    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("[ct]*t*.py"))
+    assert [name for name in SAMPLES if not re.search(f"[\"']{name}[\"']", tests)] == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +82,8 @@ async def test_a_page_shows_the_state_and_then_a_move(furnished: LiveNode, page:
 @pytest.mark.timeout(240)
 async def test_a_page_follows_zones_by_a_feed_of_its_own(furnished: LiveNode, page: Page) -> None:
     """The dozen lines of the page on event feeds keep a map that is right."""
-    await page.goto(f"{furnished.url}/docs")
+    # Not `/docs`, whose policy keeps a page from evaluating what is waited for.
+    await page.goto(f"{furnished.url}/healthz")
     # `const` would be gone with the call.
     code = SAMPLES["sse-feed"].code.replace("const zones", "globalThis.zones")
     await page.evaluate(f"() => {{ {code} }}")
@@ -73,6 +92,61 @@ async def test_a_page_follows_zones_by_a_feed_of_its_own(furnished: LiveNode, pa
     await page.wait_for_function(
         "zones.get('F1-Z1').size === 0 && [...zones.get('F1-Z2').values()][0]?.name === 'Ada'"
     )
+
+
+@pytest.mark.timeout(240)
+async def test_a_page_with_the_module_shows_a_move(furnished: LiveNode, page: Page) -> None:
+    """Loaded from the node, as the README has it."""
+    await page.goto(f"{furnished.url}/healthz")
+    code = SAMPLES["module"].at(furnished.port)
+    async with page.expect_console_message(lambda told: told.text.endswith("Map(1)")):
+        await page.add_script_tag(content=code, type="module")
+    async with page.expect_console_message(lambda told: told.text.endswith("Map(0)")):
+        await done("move", furnished.port)
+
+
+@pytest.mark.timeout(240)
+async def test_the_quick_start_of_the_site_shows_a_move(sqlite_url: str) -> None:
+    """From an empty node on."""
+    async with (
+        serving(settings_of_test(database_url=sqlite_url)) as live,
+        started("start", live.port) as process,
+    ):
+        await until_printed(process, "event: snapshot", "event: snapshot")
+        await done("start-move", live.port)
+        await until_printed(process, "event: changes", '"left"', '"entered"')
+
+
+@pytest.mark.timeout(240)
+async def test_a_feed_from_a_position_of_another_history_begins_anew(furnished: LiveNode) -> None:
+    """The position is the page's."""
+    async with started("feed-since", furnished.port) as process:
+        await until_printed(process, "event: snapshot", "Ada")
+
+
+@pytest.mark.timeout(240)
+async def test_the_demo_opens_a_dashboard_with_people_who_move(page: Page) -> None:
+    """In the browser that is the user's; here it is told which."""
+    async with started("demo", 0, BROWSER="echo %s") as process:
+        assert process.stdout is not None
+        opened = ""
+        while not opened.startswith("http://"):
+            opened = (await process.stdout.readline()).decode()
+            assert opened, "no dashboard was opened"
+        await page.goto(opened.strip())
+        await expect(page.locator("#feed li").nth(3)).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.timeout(240)
+async def test_what_is_written_in_a_transaction_of_ones_own_is_told(furnished: LiveNode) -> None:
+    """By a function that knows nothing of watchers."""
+    names: dict[str, Any] = {}
+    exec(SAMPLES["own-transaction"].code, names)  # noqa: S102 - what the page has
+    async with started("stream", furnished.port) as process:
+        await until_printed(process, "event: snapshot", "event: snapshot")
+        async with furnished.node.database.get_db() as db:
+            await names["badge_in"](db, await db.get_one(User, 1), "F1-Z2")
+        await until_printed(process, "event: changes", '"left"', '"entered"')
 
 
 @pytest.mark.timeout(240)
