@@ -1,4 +1,6 @@
 FROM python:3.11-slim AS build
+# "[otel]" for traces.
+ARG EXTRAS=""
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY cache cache
@@ -9,7 +11,7 @@ COPY realtime realtime
 # Neither pip nor sources are needed later: what runs is the environment alone.
 RUN python -m venv --without-pip /zonecast \
     && pip --python /zonecast/bin/python install --no-cache-dir --no-compile \
-        --constraint constraints.txt .
+        --constraint constraints.txt ".${EXTRAS}"
 
 FROM python:3.11-slim
 COPY --from=build /zonecast /zonecast

@@ -33,6 +33,7 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
     time: Annotated[int, msgspec.Meta(ge=0, le=MAX_REV)]
     parts: tuple[tuple[str, _Rev], ...] = ()
     events: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    trace: str = ""
 
 
 class MalformedEnvelopeError(ValueError):
@@ -101,6 +102,7 @@ class EnvelopeCodec:
             tx=change.tx,
             time=change.time_ms,
             parts=() if wide else change.parts,
+            trace=change.trace,
         )
         # Events that are too long alone need not be copied to find that out.
         if not wide and len(change.events_json) <= self._limits.max_bytes:
@@ -145,5 +147,12 @@ class EnvelopeCodec:
                 events, events_json = None, None
         position = Position(envelope.epoch, envelope.rev)
         return BusMessage(
-            expected_channel, position, envelope.tx, envelope.time, parts, events, events_json
+            expected_channel,
+            position,
+            envelope.tx,
+            envelope.time,
+            parts,
+            events,
+            events_json,
+            envelope.trace,
         )

@@ -182,4 +182,5 @@ def _message_of(change: Change) -> BusMessage:
         change.parts,
         change.events,
         change.events_json,
+        change.trace,
     )

@@ -27,6 +27,7 @@ class Change:
         parts: All channels of the transaction with their revisions, this one included;
             empty when this is the only one. Never shown to clients: who may see one zone
             need not know of another.
+        trace: The step that it comes from here, as `traceparent` of W3C; empty: nobody traces.
     """
 
     channel: str
@@ -37,6 +38,7 @@ class Change:
     events: tuple[Event, ...]
     events_json: bytes = field(repr=False)
     parts: tuple[Part, ...] = ()
+    trace: str = ""
 
     @classmethod
     def of_events(

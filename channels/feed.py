@@ -296,6 +296,10 @@ class Feed:
         """How many connections are behind because they don't read."""
         return self._hub.slow_count
 
+    def watcher_count(self, channel: str) -> int:
+        """Return how many connections watch a channel here."""
+        return self._hub.watcher_count(channel)
+
     def watcher_counts(self) -> dict[str, int]:
         """Return how many connections watch each channel that anybody watches here."""
         return self._hub.watcher_counts()

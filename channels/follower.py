@@ -205,6 +205,7 @@ class Follower:
                 message.events,
                 message.events_json,
                 message.parts,
+                message.trace,
             )
         self._offer(followed, message.position, change)
 

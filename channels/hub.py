@@ -97,6 +97,7 @@ class Hub:
         self._todo: dict[Watcher, Crowd | None] = {}
         self._frames: Frames = {}
         self._writes = 0
+        self._pass_began_s = 0.0
         # Who is not in step. A pass is due for those among them that need no news for it.
         self._cursors: dict[Watcher, Cursors] = {}
         self._is_due = False
@@ -125,6 +126,10 @@ class Hub:
     def slow_count(self) -> int:
         """How many subscribers are behind because they don't read."""
         return len(self._slow_since_s)
+
+    def watcher_count(self, channel: str) -> int:
+        """Return how many subscribers a channel has."""
+        return len(self._watchers.get(channel, ()))
 
     def watcher_counts(self) -> dict[str, int]:
         """Return how many subscribers each watched channel has."""
@@ -246,6 +251,7 @@ class Hub:
             return
         self._is_passing = True
         self._is_due = False
+        self._pass_began_s = self._monotonic_s()
         self._pace.begun()
         self._passing, self._pending = self._pending, []
         self._passing_first, self._pending_first = self._pending_first, {}
@@ -285,7 +291,8 @@ class Hub:
         if writes:
             oldest_ms = min((change.time_ms for change in changes), default=self._unix_ms())
             delay_s = max(0, self._unix_ms() - oldest_ms) / 1000
-            self._observer.fanned_out(len(changes), writes, delay_s)
+            pass_s = self._monotonic_s() - self._pass_began_s
+            self._observer.fanned_out(changes, writes, delay_s, pass_s)
         if self._pending or self._is_due:
             self._call_pass()
 

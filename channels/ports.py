@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from channels.changes import ChangePage, ChannelState, Transaction
+from channels.changes import Change, ChangePage, ChannelState, Transaction
 from channels.events import Event
 from channels.positions import Position
 
@@ -87,6 +87,7 @@ class BusMessage:
         events: The change itself, or `None` when it was too large to be carried: then only
             the position is known, and the change is read from the log.
         events_json: The same as JSON.
+        trace: As in `Change`, of the node that sent it.
     """
 
     channel: str
@@ -96,6 +97,7 @@ class BusMessage:
     parts: tuple[tuple[str, int], ...]
     events: tuple[Event, ...] | None
     events_json: bytes | None
+    trace: str = ""
 
 
 class BusListener(Protocol):
@@ -158,8 +160,14 @@ class Observer(Protocol):
     def duplicate(self, channel: str) -> None:
         """Count a message that brought nothing new."""
 
-    def fanned_out(self, changes: int, deliveries: int, publish_to_write_s: float) -> None:
-        """Count one flush: changes, writes to connections, and the delay of the oldest."""
+    def fanned_out(
+        self,
+        changes: Sequence[Change],
+        deliveries: int,
+        publish_to_write_s: float,
+        pass_s: float,
+    ) -> None:
+        """Count one pass: changes, writes to connections, the oldest's delay, the pass's time."""
 
     def published(self, transactions: int, commit_to_publish_s: float) -> None:
         """Count transactions handed to the bus."""

@@ -24,14 +24,9 @@ from db.completion import run_to_end
 from db.engines import postgres_engine, sqlite_engines
 from db.errors import ConflictError, DatabaseError, OtherDatabaseError
 from db.identity import IDENTITY_SQL, hashed_identity, process_identity
-from db.journal import Outlet, Sink
+from db.journal import AroundTry, Outlet, Sink, nothing_around
 from db.statement_transaction import StatementTransaction
-from db.translation import (
-    commit_errors,
-    connection_errors,
-    driver_errors,
-    session_errors,
-)
+from db.translation import commit_errors, connection_errors, driver_errors, session_errors
 
 DRIVERS: Final = ("postgresql+asyncpg", "sqlite+aiosqlite")
 
@@ -161,9 +156,10 @@ class Database:
         """`postgresql` or `sqlite`."""
         return self.engine.dialect.name
 
-    def attach(self, sink: Sink | None) -> None:
-        """Hand transactions committed from now on to `sink` instead."""
+    def attach(self, sink: Sink | None, around_try: AroundTry | None = None) -> None:
+        """Hand transactions committed from now on to `sink`, from within `around_try`."""
         self._outlet.sink = sink
+        self._outlet.around_try = around_try or nothing_around
 
     @asynccontextmanager
     async def get_db(self, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
@@ -302,14 +298,16 @@ class Database:
 
     async def _try(self, once: Callable[[], Awaitable[Committed[Value]]]) -> Committed[Value]:
         wait_max_s = self.config.retry_min_s
-        for _ in range(self.config.max_tries - 1):
+        for number in range(1, self.config.max_tries):
             try:
-                return await once()
+                with self._outlet.around_try(number):
+                    return await once()
             except ConflictError:
                 # A random part of it, so that the losers of one race don't meet again.
                 await asyncio.sleep(random.uniform(0, wait_max_s))  # noqa: S311 - no secret
                 wait_max_s = min(wait_max_s * 2, self.config.retry_max_s)
-        return await once()
+        with self._outlet.around_try(self.config.max_tries):
+            return await once()
 
     async def _run_statements_once(self, work: Callable[[Connection], Value]) -> Committed[Value]:
         transaction = StatementTransaction(self.engine.sync_engine, self._connect_timeout_s)

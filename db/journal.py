@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,13 +29,28 @@ _KEY: Final = "zonecast.journal"
 _log = logging.getLogger(__name__)
 
 Sink = Callable[[Transaction], None]
+AroundTry = Callable[[int], AbstractContextManager[object]]
+"""What each try of a transaction, from the first, runs inside of; told its number."""
+
+_NOTHING: Final = nullcontext()
+
+
+def nothing_around(_number: int) -> AbstractContextManager[object]:
+    """Put nothing around a try."""
+    return _NOTHING
 
 
 @dataclass(slots=True)
 class Outlet:
-    """Where an engine's committed transactions go; nowhere until a sink is attached."""
+    """Where an engine's committed transactions go; nowhere until a sink is attached.
+
+    Attributes:
+        sink: Takes them.
+        around_try: What tries that `Database` makes run inside of, the call of `sink` included.
+    """
 
     sink: Sink | None = None
+    around_try: AroundTry = nothing_around
 
     def hand_over(self, transaction: Transaction) -> None:
         """Give a committed transaction away. Never raises: what is committed is committed."""

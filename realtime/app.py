@@ -26,7 +26,7 @@ from cache.shared_quota import SharedQuota
 from channels.changes import Transaction
 from channels.feed import Feed, FeedConfig
 from channels.pace import PaceConfig
-from channels.ports import UnavailableError
+from channels.ports import Bus, UnavailableError
 from channels.publisher import Publisher
 from channels.repairs import FollowerConfig
 from db.changelog import DatabaseChangeLog
@@ -45,6 +45,7 @@ from realtime.request_quota import RequestQuota
 from realtime.retention import PRUNING_SLACK, Pruning
 from realtime.settings import Settings
 from realtime.sse import endpoint as sse_endpoint
+from realtime.telemetry import NO_TELEMETRY, running_tracing, trace_requests
 from realtime.users_source import UsersSource
 
 
@@ -59,10 +60,16 @@ def build_app(settings: Settings) -> FastAPI:
 
     # The routes of the documentation are ours, as FastAPI's fetch assets from elsewhere.
     app = FastAPI(
-        title="Zonecast", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        title="Zonecast",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry=NO_TELEMETRY,
     )
     add_api(app)
     app.router.routes.extend(sse_endpoint.routes)
+    trace_requests(app, settings)
     return app
 
 
@@ -70,9 +77,19 @@ def build_app(settings: Settings) -> FastAPI:
 async def running_node(settings: Settings) -> AsyncIterator[Node]:
     """Run everything of a node; at the end publish what is committed and close it all."""
     node_id = new_node_id(settings)
-    metrics = Metrics()
     async with AsyncExitStack() as stack:
         stack.enter_context(logged_life(settings, node_id))
+        # Among the last to end, as what is published at the end is told, too.
+        tracing = await stack.enter_async_context(
+            running_tracing(
+                settings,
+                node_id,
+                # Not methods of the feed, which is made further down.
+                current=lambda channel: feed.current(channel),  # noqa: PLW0108
+                watchers=lambda channel: feed.watcher_count(channel),  # noqa: PLW0108
+            )
+        )
+        metrics = Metrics() if tracing is None else tracing.metrics()
         await stack.enter_async_context(occupied(settings))
         database = Database(database_config(settings))
         stack.push_async_callback(database.close)
@@ -83,9 +100,10 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
         stack.push_async_callback(cache.close)
         quota = await stack.enter_async_context(request_quota(settings, node_id, metrics))
         async with owning_tasks() as tasks:
-            feed = Feed(change_log, bus, metrics, feed_config(settings), tasks)
+            wire: Bus = bus if tracing is None else tracing.around(bus)
+            feed = Feed(change_log, wire, metrics, feed_config(settings), tasks)
             publisher = Publisher(
-                bus,
+                wire,
                 metrics,
                 offer=feed.follower.offer,
                 outbox_max_transactions=settings.outbox_max_transactions,
@@ -98,9 +116,12 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                     invalidation.heard()
                 publisher.accept(transaction)
 
-            database.attach(committed)
+            if tracing is None:
+                database.attach(committed)
+            else:
+                database.attach(tracing.told(committed), tracing.spans.transaction)
             for work in (
-                bus.run(feed.follower),
+                wire.run(feed.follower),
                 feed.run(),
                 publisher.run(),
                 verify_cache(cache, UsersSource(change_log), metrics),
@@ -132,6 +153,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 ),
                 limits=Limits(settings, metrics.refused),
                 quota=quota,
+                spans=None if tracing is None else tracing.spans,
                 tasks=tasks,
             )
             with contextlib.suppress(TimeoutError):

@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from cache.cache_config import CacheStats
+from channels.changes import Change
 from channels.subscribers import Start
 from realtime.auth.errors import Reason
 from realtime.cache_figures import CacheFigures
@@ -261,9 +262,15 @@ class Metrics:
         """Count a message that brought nothing new."""
         self._duplicates.inc()
 
-    def fanned_out(self, changes: int, deliveries: int, publish_to_write_s: float) -> None:
-        """Count one flush."""
-        self._changes.inc(changes)
+    def fanned_out(
+        self,
+        changes: Sequence[Change],
+        deliveries: int,
+        publish_to_write_s: float,
+        pass_s: float,
+    ) -> None:
+        """Count one pass."""
+        self._changes.inc(len(changes))
         self._deliveries.inc(deliveries)
         self._publish_to_write.observe(publish_to_write_s)
 

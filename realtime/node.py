@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cache.redis_cache import RedisCache
 from channels.feed import Feed
@@ -19,6 +19,9 @@ from realtime.metrics import Metrics
 from realtime.request_quota import RequestQuota
 from realtime.settings import Settings
 
+if TYPE_CHECKING:
+    from realtime.otel.spans import Spans  # Imported only where there is a collector.
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -31,6 +34,7 @@ class Node:
         gate: Who is let in, and the policy that every path asks.
         tickets: Issues tickets.
         quota: Of HTTP requests; `None`: there is none.
+        spans: Told what is done; `None`: nothing is traced.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
         limits: What those are held to.
         tasks: For what has to be awaited and belongs to no request. A task that fails ends the
@@ -51,6 +55,7 @@ class Node:
     gate: Gate
     tickets: DatabaseTickets
     quota: RequestQuota | None = None
+    spans: Spans | None = None
 
 
 class HasApp(Protocol):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from realtime.auth_settings import AuthSettings
 from realtime.limit_settings import LimitSettings
 from realtime.loopback import is_loopback
+from realtime.otel_settings import OtelSettings
 from realtime.secret_files import SecretFileError, SecretFiles
 from realtime.setting_bounds import Count, Positive
 from realtime.store_settings import StoreSettings
@@ -23,7 +24,7 @@ class SettingsError(Exception):
     """A setting that can't be used; the message names it and is one line."""
 
 
-class Settings(AuthSettings, StoreSettings, LimitSettings):
+class Settings(AuthSettings, StoreSettings, LimitSettings, OtelSettings):
     """The configuration of a node. Names carry their unit; each is a bound that is tested."""
 
     model_config = SettingsConfigDict(
@@ -215,7 +216,7 @@ def settings_table() -> str:
     """Write all settings with their defaults and meanings as a Markdown table."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     # What stands here first, then the parts.
-    parts = (Settings, AuthSettings, StoreSettings, LimitSettings)
+    parts = (Settings, AuthSettings, StoreSettings, LimitSettings, OtelSettings)
     names = chain.from_iterable(part.__annotations__ for part in parts)
     for name in (name for name in names if name in Settings.model_fields):
         field = Settings.model_fields[name]

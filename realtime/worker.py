@@ -15,6 +15,7 @@ from db.engine import Database
 from realtime.app import build_bus_and_cache, database_config, owning_tasks
 from realtime.metrics import Metrics
 from realtime.settings import Settings, load_settings
+from realtime.telemetry import running_tracing
 
 
 class _Deaf:
@@ -43,20 +44,24 @@ async def connect(settings: Settings | None = None) -> AsyncIterator[Database]:
         SettingsError: a setting can't be used.
     """
     settings = settings or load_settings()
+    node_id = f"worker-{secrets.token_hex(6)}"
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(running_tracing(settings, node_id))
         database = Database(database_config(settings))
         stack.push_async_callback(database.close)
-        node_id = f"worker-{secrets.token_hex(6)}"
         bus, cache = build_bus_and_cache(settings, node_id, Invalidation())
         stack.push_async_callback(cache.close)
         tasks = await stack.enter_async_context(owning_tasks())
         publisher = Publisher(
-            bus,
+            bus if tracing is None else tracing.around(bus),
             Metrics(),
             offer=None,
             outbox_max_transactions=settings.outbox_max_transactions,
         )
-        database.attach(publisher.accept)
+        if tracing is None:
+            database.attach(publisher.accept)
+        else:
+            database.attach(tracing.told(publisher.accept), tracing.spans.transaction)
         tasks.create_task(bus.run(_Deaf()))
         tasks.create_task(publisher.run())
         with contextlib.suppress(TimeoutError):

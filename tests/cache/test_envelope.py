@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -39,6 +40,15 @@ def test_what_was_encoded_is_decoded(codec: EnvelopeCodec) -> None:
     assert message.parts == change.parts
     assert message.events == change.events
     assert message.events_json == change.events_json
+
+
+def test_a_trace_goes_along_where_there_is_one(codec: EnvelopeCodec) -> None:
+    """Nodes that trace nothing send nothing of it, and take what others send."""
+    change = transaction(1, "zone:A").changes[0]
+    assert b"trace" not in codec.encode(change)
+    assert codec.decode(codec.encode(change), "zone:A").trace == ""
+    traced = replace(change, trace="00-" + "a" * 32)
+    assert codec.decode(codec.encode(traced), "zone:A").trace == traced.trace
 
 
 def test_one_of_one_channel_has_no_parts(codec: EnvelopeCodec) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 
 from cache.cache_config import CacheStats, NearCopyStats
+from channels.changes import Change
 from channels.ports import Observer
+from channels.positions import Position
 from realtime.metrics import Metrics
 
 
@@ -57,11 +59,12 @@ def test_an_observer_is_counted() -> None:
     """Each verb of the port has its figures."""
     metrics = Metrics()
     observer: Observer = metrics
+    change = Change.of_json("zone:A", Position("0a1b", 3), "t", 5, b"[]")
     observer.repaired("zone:A", "gap", 3)
     observer.reset("zone:A", "epoch")
     observer.heads_checked(17, 0.004)
     observer.duplicate("zone:A")
-    observer.fanned_out(2, 40, 0.003)
+    observer.fanned_out([change, change], 40, 0.003, 0.001)
     observer.published(4, 0.002)
     observer.publish_failed(1, "down")
     observer.failed("repair of zone:A", TimeoutError("late"))

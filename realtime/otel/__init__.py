@@ -1,0 +1,1 @@
+"""OpenTelemetry traces. Imported only by nodes that have a collector: see `OtelSettings`."""
