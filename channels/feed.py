@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,6 +189,10 @@ class Feed:
     def channels_of(self, subscriber: Subscriber[Any]) -> frozenset[str]:
         """Return what a connection watches."""
         return self._hub.channels_of(subscriber)
+
+    def watchers_of(self, channel: str) -> Sequence[Subscriber[Any]]:
+        """Return which connections watch a channel here, as it is now."""
+        return self._hub.watchers_of(channel)
 
     # Reading
 

@@ -122,6 +122,10 @@ class Hub:
         """Return what a subscriber watches."""
         return frozenset(self._channels.get(subscriber, ()))
 
+    def watchers_of(self, channel: str) -> Sequence[Watcher]:
+        """Return who watches a channel, as it is now."""
+        return list(self._watchers.get(channel, ()))
+
     @property
     def slow_count(self) -> int:
         """How many subscribers are behind because they don't read."""

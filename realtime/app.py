@@ -19,6 +19,7 @@ from cache.client import Connector, RedisConfig
 from cache.cluster_bus import ClusterBus
 from cache.envelope import EnvelopeLimits
 from cache.invalidation import Invalidation, touches_users
+from cache.presence_nodes import PresenceConfig, RedisNodes
 from cache.process_bus import ProcessBus
 from cache.redis_bus import RedisBus
 from cache.redis_cache import RedisCache
@@ -41,6 +42,7 @@ from realtime.limits import Limits, rate_of
 from realtime.loop_lag import watch_loop_lag
 from realtime.metrics import Metrics
 from realtime.node import Node
+from realtime.presence import Attendance
 from realtime.request_quota import RequestQuota
 from realtime.retention import PRUNING_SLACK, Pruning
 from realtime.settings import Settings
@@ -135,6 +137,13 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 retention = Retention(database, retention_config(settings, PRUNING_SLACK))
                 pruning = Pruning(retention, metrics, settings.retention_interval_s)
                 tasks.create_task(pruning.run())
+            connections = Connections(
+                room_for_connections(settings, raise_limit()),
+                max_per_address=settings.max_connections_per_address,
+                max_per_subject=settings.max_connections_per_subject,
+            )
+            attendance = build_attendance(settings, node_id, feed, connections)
+            tasks.create_task(attendance.run())
             yield Node(
                 node_id=node_id,
                 settings=settings,
@@ -146,11 +155,8 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 metrics=metrics,
                 gate=gate,
                 tickets=tickets,
-                connections=Connections(
-                    room_for_connections(settings, raise_limit()),
-                    max_per_address=settings.max_connections_per_address,
-                    max_per_subject=settings.max_connections_per_subject,
-                ),
+                connections=connections,
+                attendance=attendance,
                 limits=Limits(settings, metrics.refused),
                 quota=quota,
                 spans=None if tracing is None else tracing.spans,
@@ -280,6 +286,27 @@ async def request_quota(
         yield RequestQuota(rate, shared.take)
     finally:
         await shared.aclose()
+
+
+def build_attendance(
+    settings: Settings, node_id: str, feed: Feed, connections: Connections
+) -> Attendance:
+    """Build what knows who watches what; over all nodes where there is Redis."""
+    if settings.redis_url is None:
+        return Attendance(feed, connections, settings)
+    redis = redis_config(settings, settings.redis_url)
+    nodes = RedisNodes(
+        # One waits for messages all the time.
+        Connector(redis).create_client(name=f"zonecast:{node_id}:presence", max_connections=4),
+        node_id,
+        key_prefix=settings.redis_prefix,
+        config=PresenceConfig(
+            ttl_s=settings.presence_ttl_s,
+            answer_wait_s=settings.presence_answer_wait_s,
+            command_timeout_s=settings.redis_timeout_s,
+        ),
+    )
+    return Attendance(feed, connections, settings, nodes)
 
 
 def redis_config(settings: Settings, url: SecretStr) -> RedisConfig:

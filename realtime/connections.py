@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from realtime.limits import Refusal
 
@@ -153,6 +153,10 @@ class Connections:
     def listed(self) -> Iterable[tuple[Connection, Card]]:
         """Return the live connections, the oldest first, as they are now."""
         return list(self._live.items())
+
+    def card_of(self, connection: object) -> Card | None:
+        """Return what is known of a connection; `None`: it isn't there."""
+        return self._live.get(cast("Connection", connection))
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that ended; unknown ones are ignored."""

@@ -16,6 +16,7 @@ from realtime.auth.tickets import DatabaseTickets
 from realtime.connections import Connections
 from realtime.limits import Limits
 from realtime.metrics import Metrics
+from realtime.presence import Attendance
 from realtime.request_quota import RequestQuota
 from realtime.settings import Settings
 
@@ -37,6 +38,7 @@ class Node:
         spans: Told what is done; `None`: nothing is traced.
         connections: Live WebSocket and SSE connections, for limits and the farewell.
         limits: What those are held to.
+        attendance: Who watches what, over all nodes.
         tasks: For what has to be awaited and belongs to no request. A task that fails ends the
             node, so each handles its own errors.
     """
@@ -53,6 +55,7 @@ class Node:
     limits: Limits
     tasks: asyncio.TaskGroup
     gate: Gate
+    attendance: Attendance
     tickets: DatabaseTickets
     quota: RequestQuota | None = None
     spans: Spans | None = None

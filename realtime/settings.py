@@ -13,6 +13,7 @@ from realtime.auth_settings import AuthSettings
 from realtime.limit_settings import LimitSettings
 from realtime.loopback import is_loopback
 from realtime.otel_settings import OtelSettings
+from realtime.presence_settings import PresenceSettings
 from realtime.secret_files import SecretFileError, SecretFiles
 from realtime.setting_bounds import Count, Positive
 from realtime.store_settings import StoreSettings
@@ -24,7 +25,7 @@ class SettingsError(Exception):
     """A setting that can't be used; the message names it and is one line."""
 
 
-class Settings(AuthSettings, StoreSettings, LimitSettings, OtelSettings):
+class Settings(AuthSettings, StoreSettings, LimitSettings, PresenceSettings, OtelSettings):
     """The configuration of a node. Names carry their unit; each is a bound that is tested."""
 
     model_config = SettingsConfigDict(
@@ -216,7 +217,7 @@ def settings_table() -> str:
     """Write all settings with their defaults and meanings as a Markdown table."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     # What stands here first, then the parts.
-    parts = (Settings, AuthSettings, StoreSettings, LimitSettings, OtelSettings)
+    parts = (Settings, AuthSettings, StoreSettings, LimitSettings, PresenceSettings, OtelSettings)
     names = chain.from_iterable(part.__annotations__ for part in parts)
     for name in (name for name in names if name in Settings.model_fields):
         field = Settings.model_fields[name]

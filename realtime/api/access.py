@@ -103,6 +103,7 @@ HTTP_ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/zones/{zone_id}/snapshot"): Access(Action.READ_SNAPSHOT, path_zone="zone_id"),
         ("GET", "/zones/{zone_id}/digest"): Access(Action.READ_DIGEST, path_zone="zone_id"),
         ("GET", "/zones/{zone_id}/changes"): Access(Action.READ_CHANGES, path_zone="zone_id"),
+        ("GET", "/zones/{zone_id}/presence"): Access(Action.READ_PRESENCE, path_zone="zone_id"),
         ("POST", "/users"): Access(Action.CREATE_USER, body_zones=_of_new_user),
         ("POST", "/users/bulk"): Access(Action.CREATE_USER, body_zones=_of_new_users),
         ("GET", "/users"): Access(Action.LIST_USERS, query_zones=("zone_id",)),

@@ -14,6 +14,7 @@ from realtime.api import (
     entries,
     health,
     plain_transfers,
+    presence,
     problems,
     revoke,
     transfers,
@@ -28,6 +29,7 @@ from realtime.web import pages
 ROUTERS = (
     zones.router,
     channels.router,
+    presence.router,
     users.router,
     transfers.router,
     users_dict.router,

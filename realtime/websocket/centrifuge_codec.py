@@ -15,6 +15,7 @@ import msgspec
 
 from channels.changes import Change
 from channels.positions import InvalidPositionError, Position, parse_minima
+from channels.presence import Difference
 from channels.subscribers import EndReason, Start
 
 MAX_COMMAND_ID: Final = 2**53 - 1
@@ -141,6 +142,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     flag: int = 0
     data: Any = None
     token: Any = None
+    join_leave: bool = False
 
     def __post_init__(self) -> None:
         _read_minimum(self.channel, self.data)
@@ -223,6 +225,11 @@ END_REASONS: Final = {
 }
 
 
+def present(client: str, user: str) -> dict[str, str]:
+    """Say who watches a channel."""
+    return {"client": client, "user": user}
+
+
 def staleness_data(since_ms: int | None) -> dict[str, Any]:
     """Say since when the picture is not verified; `None`: it is live."""
     return {"state": "live" if since_ms is None else "stale", "since": since_ms}
@@ -293,6 +300,10 @@ class CentrifugeCodec(ABC):
     @abstractmethod
     def encode_end(self, channel: str, reason: EndReason) -> bytes:
         """Encode the push that ends one subscription."""
+
+    @abstractmethod
+    def encode_attendance(self, difference: Difference) -> list[bytes]:
+        """Encode the pushes that tell who came to a channel and who left it, one for each."""
 
     @abstractmethod
     def encode_staleness(self, since_ms: int | None) -> bytes:

@@ -12,13 +12,14 @@ import msgspec
 from structlog.stdlib import BoundLogger
 
 from channels.digest import DigestAt
-from channels.feed import Feed, UnknownChannelError
-from channels.names import InvalidChannelError, parse_channel
+from channels.feed import Feed
+from channels.names import parse_channel
 from channels.ports import UnavailableError
 from channels.subscribers import Start
 from realtime.auth.policy import Action
-from realtime.channel_history import UnrecoverableError, read_history
+from realtime.channel_history import read_history
 from realtime.limits import Limits
+from realtime.presence import Attendance
 from realtime.settings import Settings
 from realtime.websocket.centrifuge_codec import (
     REJECT_UNRECOVERED,
@@ -35,6 +36,8 @@ from realtime.websocket.centrifuge_codec import (
 )
 from realtime.websocket.guest import GuardedSession, ProblemError
 from realtime.websocket.missed import MissedPublications
+from realtime.websocket.presence import PresenceCommands
+from realtime.websocket.problems import ANSWERABLE, problem_of
 from realtime.websocket.reception import Reception, Work
 from realtime.websocket.session import Session
 
@@ -43,16 +46,6 @@ _VERSION: Final = f"zonecast {version('zonecast')}"
 _DONE_ALL_THE_SAME: Final = frozenset({"unsubscribe", "send"})
 """Commands that no rate keeps from being done: SDKs take an error to the one for a lost connection,
 and the other has no answer and does nothing."""
-_PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
-    msgspec.DecodeError: Problem.BAD_REQUEST,
-    RecursionError: Problem.BAD_REQUEST,
-    InvalidChannelError: Problem.UNKNOWN_CHANNEL,
-    UnknownChannelError: Problem.UNKNOWN_CHANNEL,
-    UnrecoverableError: Problem.UNRECOVERABLE,
-    UnavailableError: Problem.INTERNAL,
-}
-ANSWERABLE: Final[tuple[type[Exception], ...]] = (*_PROBLEMS, ProblemError)
-"""What a command that fails is answered with a problem for; anything else ends its session."""
 
 
 class Commands:
@@ -63,6 +56,7 @@ class Commands:
         settings: The bounds.
         node_id: Shown to clients.
         limits: How much may be asked.
+        attendance: Knows who watches what.
         reception: Says who may what; `None`: no tokens are asked for, and everybody may.
         connected: Told of each session whose client has sent `connect`.
         problem_told: Told of the code of each error reply.
@@ -77,6 +71,7 @@ class Commands:
         settings: Settings,
         node_id: str,
         limits: Limits,
+        attendance: Attendance,
         reception: Reception | None,
         connected: Callable[[Session], None],
         problem_told: Callable[[int], None],
@@ -88,6 +83,7 @@ class Commands:
         self._node_id = node_id
         self._limits = limits
         self._reception = reception
+        self._presence = PresenceCommands(attendance, self._require)
         self._connected = connected
         self._problem_told = problem_told
         self._started = started
@@ -137,7 +133,7 @@ class Commands:
                 method=command.method,
                 reason=error.reason,
             )
-        self._fail(session, command, _problem_of(error))
+        self._fail(session, command, problem_of(error))
 
     def _answer(self, session: Session, command: Command) -> Work | None:
         match command.method:
@@ -147,24 +143,29 @@ class Commands:
                 return self._subscribe(session, command, decode_params(command, SubscribeRequest))
             case "unsubscribe":
                 self._unsubscribe(session, command, decode_params(command, ChannelRequest))
-            case "history":
-                request = decode_params(command, HistoryRequest)
-                self._require(session, Action.READ_CHANGES, request.channel)
-                parse_channel(request.channel)
-                return partial(self._history, session, command, request)
-            case "rpc":
-                return self._call(session, command, decode_params(command, RpcRequest))
+            case "history" | "rpc" | "presence" | "presence_stats":
+                return self._ask(session, command)
             case "ping":
                 session.write([session.codec.encode_reply(command, {})])
             case "send":
                 pass  # Asynchronous messages to the server: it has no use for them.
             case "refresh" | "sub_refresh":
                 return self._refresh(session, command)
-            case "publish" | "presence" | "presence_stats":
+            case "publish":
                 raise ProblemError(Problem.NOT_AVAILABLE)
             case _:
                 raise ProblemError(Problem.METHOD_NOT_FOUND)
         return None
+
+    def _ask(self, session: Session, command: Command) -> Work | None:
+        if command.method == "rpc":
+            return self._call(session, command, decode_params(command, RpcRequest))
+        if command.method != "history":
+            return self._presence.begin(session, command)
+        request = decode_params(command, HistoryRequest)
+        self._require(session, Action.READ_CHANGES, request.channel)
+        parse_channel(request.channel)
+        return partial(self._history, session, command, request)
 
     def _fail(self, session: Session, command: Command, problem: Problem) -> None:
         session.write([session.codec.encode_problem(command.id, problem)])
@@ -279,12 +280,13 @@ class Commands:
         if session.close_code is not None:
             return False
         ttl_s = None
-        if self._reception is not None:
-            try:
+        try:
+            if self._reception is not None:
                 ttl_s = self._reception.start(cast("GuardedSession", session), request)
-            except ProblemError as error:
-                self._fail(session, command, error.problem)
-                return False
+            self._presence.check_follow(session, request)
+        except ProblemError as error:
+            self._fail(session, command, error.problem)
+            return False
         if start.changes is None:
             if start.was_recovering and request.flag & REJECT_UNRECOVERED:
                 self._fail(session, command, Problem.UNRECOVERABLE)
@@ -296,6 +298,7 @@ class Commands:
         reply = session.codec.encode_subscribed(command.id, start, missed, ttl_s)
         session.write(reply, exempt=True)
         session.count_channel(1)
+        self._presence.subscribed(session, request)
         self._started(start)
         return True
 
@@ -337,12 +340,6 @@ class Commands:
             session.write([session.codec.encode_reply(command, {"data": found.document()})])
 
         return read
-
-
-def _problem_of(error: Exception) -> Problem:
-    if isinstance(error, ProblemError):
-        return error.problem
-    return next(problem for kind, problem in _PROBLEMS.items() if isinstance(error, kind))
 
 
 def _lasting(ttl_s: int) -> dict[str, object]:

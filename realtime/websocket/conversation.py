@@ -26,7 +26,8 @@ from realtime.websocket.centrifuge_codec import (
     SubscribeRequest,
     decode_params,
 )
-from realtime.websocket.commands import ANSWERABLE, Commands
+from realtime.websocket.commands import Commands
+from realtime.websocket.problems import ANSWERABLE
 from realtime.websocket.reception import InvalidTokenError, Work
 from realtime.websocket.session import Session
 

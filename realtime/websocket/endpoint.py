@@ -106,6 +106,7 @@ class _Lobby:
             settings=settings,
             node_id=node.node_id,
             limits=node.limits,
+            attendance=node.attendance,
             reception=self._reception(node),
             connected=self._connected,
             problem_told=node.metrics.protocol_error,

@@ -16,6 +16,8 @@ from channels.ports import BusState
 from tests.cache.conftest import QUICK, redis_node
 from tests.cache.nodes import running, transaction
 from tests.cache.shelves import FENCE, Source, new_shelf
+from tests.cache.test_presence_nodes import running as running_nodes
+from tests.cache.test_presence_nodes import someone
 from tests.certificates import Certificates, make_certificates
 from tests.clusters import RedisCluster
 from tests.processes import Scratch
@@ -133,6 +135,10 @@ async def use_everything(url: str) -> None:
         assert shelf.cache.is_available
     for each in (shelf, other):
         await each.cache.close()
+    asking, asked = someone(url, "asking"), someone(url, "asked")
+    asked.clients = {"zone:A": {"1": "ada"}}
+    async with running_nodes(asking, asked):
+        await asking.until_it_knows(asked.clients)
 
 
 async def test_the_documented_user_is_enough_over_tls(

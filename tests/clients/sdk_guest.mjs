@@ -4,6 +4,8 @@
 //
 //   {"do": "connect", "url": "ws://...", "token": "..."}
 //   {"do": "subscribe", "channel": "zone:A", "ownToken": true}
+//   {"do": "subscribe", "channel": "zone:A", "joinLeave": true}
+//   {"do": "presence", "channel": "zone:A"}
 //   {"do": "token", "id": 3, "token": "..."}
 
 import { createInterface } from 'node:readline'
@@ -34,14 +36,16 @@ function connect(url, token) {
     maxReconnectDelay: 200,
   })
   for (const event of ['connecting', 'connected', 'disconnected']) {
-    client.on(event, (context) => tell({ event, code: context.code ?? 0 }))
+    client.on(event, (context) =>
+      tell({ event, code: context.code ?? 0, client: context.client ?? '' }),
+    )
   }
   client.on('error', (context) => tell({ event: 'error', code: context.error.code }))
   client.connect()
 }
 
-function subscribe(channel, ownToken) {
-  const options = ownToken ? { getToken: () => wantToken(channel) } : {}
+function subscribe(channel, ownToken, joinLeave) {
+  const options = ownToken ? { getToken: () => wantToken(channel) } : { joinLeave }
   const subscription = client.newSubscription(channel, {
     ...options,
     minResubscribeDelay: 20,
@@ -56,12 +60,26 @@ function subscribe(channel, ownToken) {
   subscription.on('publication', (publication) =>
     tell({ event: 'publication', channel, offset: publication.offset }),
   )
+  for (const event of ['join', 'leave']) {
+    subscription.on(event, ({ info }) => tell({ event, channel, ...info }))
+  }
   subscription.subscribe()
+}
+
+async function presence(channel) {
+  try {
+    const { clients } = await client.presence(channel)
+    const { numClients, numUsers } = await client.presenceStats(channel)
+    tell({ event: 'presence', clients, numClients, numUsers })
+  } catch (error) {
+    tell({ event: 'absence', code: error.code, temporary: error.temporary === true })
+  }
 }
 
 createInterface({ input: process.stdin }).on('line', (line) => {
   const command = JSON.parse(line)
   if (command.do === 'connect') connect(command.url, command.token)
-  else if (command.do === 'subscribe') subscribe(command.channel, command.ownToken)
+  else if (command.do === 'subscribe') subscribe(command.channel, command.ownToken, command.joinLeave)
+  else if (command.do === 'presence') presence(command.channel)
   else wanted.get(command.id)(command.token)
 }).on('close', () => process.exit(0))

@@ -28,6 +28,8 @@ _COMMANDS: Final[dict[str, tuple[Any, str]]] = {
     "subscribe": (SubscribeRequest, "Watch a channel; with `recover`, from a position on."),
     "unsubscribe": (ChannelRequest, "Watch it no more."),
     "history": (HistoryRequest, "Ask for retained changes, or only for the position."),
+    "presence": (ChannelRequest, "Ask who watches a channel, over all nodes."),
+    "presence_stats": (ChannelRequest, "Ask only how many do."),
     "rpc": (None, "`digest`: what a zone's digest is, and at which position."),
     "refresh": (TokenRequest, "A new token for the connection."),
     "sub_refresh": (ChannelTokenRequest, "A new token for one subscription."),
@@ -107,6 +109,7 @@ def _schemas() -> Schema:
         "properties": reason,
         "required": list(reason),
     }
+    _add_presence(schemas)
     # Its model takes whatever a method may want; there is one method.
     schemas["RpcRequest"] = {
         "type": "object",
@@ -128,6 +131,27 @@ def _schemas() -> Schema:
             "required": ["id", name],
         }
     return schemas
+
+
+def _add_presence(schemas: Schema) -> None:
+    """Add what our own client has no use for, and so no model."""
+    texts = {"client": {"type": "string"}, "user": {"type": "string"}}
+    schemas["Present"] = {"type": "object", "properties": texts, "required": list(texts)}
+    present = {"$ref": f"{_SCHEMAS}Present"}
+    schemas["ServerMessage"]["properties"] |= {
+        "presence": {
+            "type": "object",
+            "properties": {"presence": {"type": "object", "additionalProperties": present}},
+            "required": ["presence"],
+        },
+        "presence_stats": {
+            "type": "object",
+            "properties": {"num_clients": {"type": "integer"}, "num_users": {"type": "integer"}},
+            "required": ["num_clients", "num_users"],
+        },
+    }
+    told = {"type": "object", "properties": {"info": present}, "required": ["info"]}
+    schemas["Push"]["properties"] |= {"join": told, "leave": told}
 
 
 def _command(name: str, text: str) -> Schema:

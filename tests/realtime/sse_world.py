@@ -19,6 +19,7 @@ from realtime.connections import Connections
 from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.node import Node
+from realtime.presence import Attendance
 from realtime.settings import Settings
 from realtime.sse.endpoint import routes
 from realtime.websocket_server import Server, server_config
@@ -100,7 +101,7 @@ async def served_sse(
             if http is not None:
                 server_settings.http = http
             server = Server(server_settings, app, chosen)
-            for work in (bus.run(live.follower), live.run()):
+            for work in (bus.run(live.follower), live.run(), app.state.node.attendance.run()):
                 tasks.create_task(work)
             serving = tasks.create_task(server._serve([listener]))
             await until(lambda: server.started)
@@ -117,6 +118,9 @@ async def served_sse(
 def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup) -> Node:
     unused = cast("Any", None)
     metrics = Metrics()
+    connections = Connections(
+        settings.max_connections, max_per_address=settings.max_connections_per_address
+    )
     return Node(
         node_id="node-1",
         settings=settings,
@@ -126,9 +130,8 @@ def _node(feed: Feed, bus: WildBus, settings: Settings, tasks: asyncio.TaskGroup
         feed=feed,
         cache=unused,
         metrics=metrics,
-        connections=Connections(
-            settings.max_connections, max_per_address=settings.max_connections_per_address
-        ),
+        connections=connections,
+        attendance=Attendance(feed, connections, settings),
         limits=Limits(settings, metrics.refused),
         gate=open_gate(feed),
         tickets=unused,

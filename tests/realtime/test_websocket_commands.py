@@ -46,7 +46,7 @@ async def test_commands_of_one_message_are_answered_in_one_message_in_order() ->
             await talker.say(
                 {"id": 1, "connect": {}},
                 {"id": 2, "ping": {}},
-                {"id": 3, "presence": {"channel": "zone:A"}},
+                {"id": 3, "rpc": {"method": "digest", "data": {"channel": "zone:A"}}},
             )
             assert [line["id"] for line in await talker.message()] == [1, 2, 3]
 

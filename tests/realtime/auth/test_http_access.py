@@ -82,6 +82,9 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/zones/{zone_id}/changes"): [
         Row("read", "here", f"/zones/{HERE}/changes", broken_path=f"{BAD}/changes?limit=x")
     ],
+    ("GET", "/zones/{zone_id}/presence"): [
+        Row("read", "here", f"/zones/{HERE}/presence", broken_path=f"{BAD}/presence")
+    ],
     ("POST", "/users"): [
         Row("write", "here", "/users", new_user(HERE), (201, 409), broken_body={}),
         Row("write", "all", "/users", new_user(None), (201, 409)),

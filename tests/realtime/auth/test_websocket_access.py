@@ -58,6 +58,12 @@ def on_channels(**params: Any) -> list[Row]:
     ]
 
 
+def whether_there_or_not(row: Row) -> Row:
+    """Who watches is told without a look at the zone: one that isn't there, nobody watches."""
+    is_name = " " not in row.params["channel"]
+    return Row(row.where, row.params, 0 if is_name else row.fine)
+
+
 def digest(row: Row) -> Row:
     return Row(row.where, {"method": "digest", "data": row.params}, row.fine)
 
@@ -68,13 +74,14 @@ ROWS: dict[str, list[Row]] = {
         *on_channels(),
         *on_channels(recover=True, epoch="_", offset=7),
         *on_channels(data={"min": "abcd:9"}),
+        *on_channels(join_leave=True),
     ],
     "history": [*on_channels(), *on_channels(limit=5)],
     "rpc": [*map(digest, on_channels()), Row(params={"method": "x"}, fine=104)],
     "unsubscribe": [Row(params={"channel": f"zone:{HERE}"}), Row(params={"channel": "?"})],
     "publish": [Row(params={"channel": f"zone:{HERE}", "data": {}}, fine=108)],
-    "presence": [Row(params={"channel": f"zone:{HERE}"}, fine=108)],
-    "presence_stats": [Row(params={"channel": f"zone:{HERE}"}, fine=108)],
+    "presence": list(map(whether_there_or_not, on_channels())),
+    "presence_stats": list(map(whether_there_or_not, on_channels())),
     "ping": [Row()],
     "send": [Row(params={"data": {}})],
     "refresh": [Row(params={"token": ""}, fine=107)],
