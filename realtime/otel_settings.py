@@ -25,6 +25,9 @@ class OtelSettings(BaseSettings):
 extra `otel`. Empty: nothing is traced, whatever `OTEL_*` says."""
     otel_queue_max_spans: Count = 4_096
     """Spans that wait for the collector; beyond, the oldest are dropped, and the log says so."""
+    otel_pass_max_spans: Count = 100
+    """Fan-out spans of one pass over a crowd; what else it wrote has none, as they take time from \
+the node's one thread."""
     otel_export_timeout_s: Positive = 5
     """Longest try to hand spans to the collector; then they are dropped, and the log says so."""
     otel_flush_timeout_s: Positive = 2

@@ -72,10 +72,12 @@ class Spans:
 
     Args:
         tracer: Begins spans.
+        pass_max_spans: So many changes of one pass are told of; beginning with the oldest.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, *, pass_max_spans: int) -> None:
         self._tracer = tracer
+        self._pass_max_spans = pass_max_spans
         self._announced: dict[tuple[str, int], str] = {}
 
     @contextmanager
@@ -185,14 +187,19 @@ class Spans:
         watchers: Callable[[str], int],
         deliveries: int,
     ) -> None:
-        """Tell of a pass that has just ended, once for each change: never for each subscriber."""
+        """Tell of a pass that has just ended, once for each change: never for each subscriber.
+
+        Changes beyond the bound have no span; each span says how many the pass had.
+        """
+        left = self._pass_max_spans
         ended_ns = time.time_ns()
         began_ns = ended_ns - round(pass_s * 1e9)
         for change in changes:
             place = change.channel, change.rev
             context = context_of(change.trace or self._announced.pop(place, ""))
-            if is_dropped(context):
+            if left == 0 or is_dropped(context):
                 continue
+            left -= 1
             span = self._tracer.start_span(
                 "fan-out",
                 context=context,

@@ -85,4 +85,5 @@ async def running(
     log = structlog.stdlib.get_logger("zonecast.otel")
     log.info("traces are exported", collector=urlsplit(settings.otel_endpoint).netloc)
     async with exporting(settings, node_id) as tracer:
-        yield Tracing(Spans(tracer), current, watchers)
+        spans = Spans(tracer, pass_max_spans=settings.otel_pass_max_spans)
+        yield Tracing(spans, current, watchers)

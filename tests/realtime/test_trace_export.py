@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from channels.changes import Change
+from channels.positions import Position
 from realtime.otel.export import exporting
+from realtime.otel.spans import Spans
 from tests.nodes import NodeProcess
 from tests.processes import free_port
 from tests.realtime.command_line import environment
@@ -246,3 +249,20 @@ async def test_a_header_that_cannot_be_read_is_told_without_its_text(
     printed = caplog.text + "".join(capsys.readouterr())
     assert "OTEL_EXPORTER_OTLP_HEADERS" in printed
     assert "hush-hush" not in printed
+
+
+async def test_a_pass_of_many_changes_tells_of_the_first_ones(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Spans of a thousand changes would hold up the loop; each says how many there were."""
+    changes = [
+        Change.of_json("zone:A", Position("0a", rev), f"tx{rev}", 5, b"[]") for rev in (1, 2, 3)
+    ]
+    async with collecting() as collector:
+        async with exporting(make_settings(otel_endpoint=collector.url), "node") as tracer:
+            spans = Spans(tracer, pass_max_spans=2)
+            spans.fanned_out(changes, 0.25, lambda _channel: 7, 7)
+        told = [span.attributes for span in collector.spans]
+    assert [(a["zonecast.rev"], a["zonecast.pass_changes"]) for a in told] == [(1, 3), (2, 3)]
+    span = collector.spans[0]
+    assert span.ended_ns - span.began_ns == 250_000_000
