@@ -30,6 +30,7 @@ from bench.rows import Measurement, Plan, Row, table
 from bench.several_nodes import several_nodes
 from bench.slow_clients import slow_clients
 from bench.storm import flame_of_storm, reconnect_storm
+from bench.traces import traces
 from bench.transfers import bulk_transfers, single_transfers
 from bench.writes import writes
 from tests.processes import ServerStartError
@@ -55,6 +56,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "writes": writes,
     "dashboard": dashboard,
     "slow-clients": slow_clients,
+    "traces": traces,
 }
 """Of one part of the service, against the naive way; only by name."""
 

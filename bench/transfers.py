@@ -38,7 +38,7 @@ _FILL_ZONES = """INSERT INTO zones (zone_id, name, attributes, created_at, updat
     SELECT 'z' || n, 'z' || n, '{}', now(), now() FROM generate_series(0, $1::int - 1) AS n"""
 
 
-def _movers(where: dict[int, int], zones: int) -> list[Callable[[], bytes]]:
+def movers(where: dict[int, int], zones: int) -> list[Callable[[], bytes]]:
     """Give each caller users of its own, moved in turn to a zone that is another one.
 
     Args:
@@ -65,7 +65,7 @@ def _movers(where: dict[int, int], zones: int) -> list[Callable[[], bytes]]:
 async def single_transfers(plan: Plan) -> list[Row]:
     """F8: one transfer a request, 32 at a time, over 100 zones and over 2."""
     async with raised() as stage, stage.node() as node, _bare_update(stage) as peer:
-        where = await _fill_ours(stage, node, max(SPREADS))
+        where = await fill(stage, node, max(SPREADS))
         peer_where = {number: number % max(SPREADS) for number in range(1, USERS + 1)}
         found: dict[tuple[str, int], list[Answers]] = {}
         sides: dict[str, tuple[ServerProcess, dict[int, int]]] = {
@@ -74,14 +74,14 @@ async def single_transfers(plan: Plan) -> list[Row]:
         }
         for server, places in sides.values():
             plan.say("warming up")
-            movers = _movers(places, max(SPREADS))
-            await call(server.port, movers, seconds=WARM_UP_S, pids=family(server.pid))
+            turns = movers(places, max(SPREADS))
+            await call(server.port, turns, seconds=WARM_UP_S, pids=family(server.pid))
         for run, spread in itertools.product(range(plan.runs), SPREADS):
             for name, (server, places) in sides.items():
                 plan.say(f"{name}, {spread} zones, run {run + 1} of {plan.runs}")
                 answers = await call(
                     server.port,
-                    _movers(places, spread),
+                    movers(places, spread),
                     seconds=plan.seconds,
                     pids=family(server.pid),
                 )
@@ -115,9 +115,9 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
     bulk, single, loads, single_loads = [], [], [], []
     async with raised() as stage, stage.node() as node:
         zones = max(SPREADS)
-        where = await _fill_ours(stage, node, zones)
+        where = await fill(stage, node, zones)
         pids = family(node.pid)
-        await call(node.port, _movers(where, zones), seconds=WARM_UP_S, pids=pids)
+        await call(node.port, movers(where, zones), seconds=WARM_UP_S, pids=pids)
         for run in range(plan.runs):
             plan.say(f"bulk, run {run + 1} of {plan.runs}")
             answers = await call(
@@ -126,7 +126,7 @@ async def bulk_transfers(plan: Plan) -> list[Row]:
             bulk.append(answers.per_s * BULK_MOVES)
             loads.append(answers.load_share)
             plan.say(f"single, run {run + 1} of {plan.runs}")
-            answers = await call(node.port, _movers(where, zones), seconds=plan.seconds, pids=pids)
+            answers = await call(node.port, movers(where, zones), seconds=plan.seconds, pids=pids)
             single.append(answers.per_s)
             single_loads.append(answers.load_share)
     return [
@@ -155,7 +155,7 @@ def _bulk_mover(where: dict[int, int], zones: int) -> Callable[[], bytes]:
     return next_request
 
 
-async def _fill_ours(stage: Stage, node: PinnedNode, zones: int) -> dict[int, int]:
+async def fill(stage: Stage, node: PinnedNode, zones: int) -> dict[int, int]:
     """Make zones and users over HTTP; return the number of each user's zone, by id."""
     await stage.fill(node, {f"z{zone}": USERS // zones for zone in range(zones)})
     async with stage.connection() as connection:
