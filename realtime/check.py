@@ -35,6 +35,8 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _check_database(settings):
         yield finding
+    if settings.otel_endpoint:
+        yield await _check_collector(settings)
     if settings.redis_url is None:
         words = "none: one process alone, which is what it is meant for with SQLite"
         if settings.embedded:
@@ -80,6 +82,18 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             yield await _check_database_clock(connection)
     except (UnavailableError, DatabaseError, TimeoutError) as error:
         yield Finding("database", Verdict.WRONG, f"went away meanwhile: {_cause_of(error)}")
+
+
+async def _check_collector(settings: Settings) -> Finding:
+    from realtime.otel.export import ask_collector  # noqa: PLC0415 - imports the SDK
+
+    timeout_s = min(TIMEOUT_S, settings.otel_export_timeout_s)
+    bounded = settings.model_copy(update={"otel_export_timeout_s": timeout_s})
+    reason = await asyncio.to_thread(ask_collector, bounded)
+    if reason:
+        words = f"{settings.otel_endpoint} takes no spans ({reason}); all else works without"
+        return Finding("traces", Verdict.WARNING, words)
+    return Finding("traces", Verdict.OK, f"{settings.otel_endpoint} takes spans")
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from realtime.prune_display import prune_progress, prune_summary
 from realtime.server import listening_socket
 from realtime.server import serve as serve_settings
 from realtime.settings import Settings, load_settings
+from realtime.telemetry import check_tracing
 
 DatabaseOption = Annotated[
     str | None, typer.Option(help="SQLAlchemy async URL; else ZONECAST_DATABASE_URL.")
@@ -62,6 +63,7 @@ def serve(  # noqa: PLR0917 - options of a command line.
     exposure = check_exposure(settings)
     fixed_keys(settings)
     configure_logging(settings.log_level, settings.log_format)
+    check_tracing(settings)
     asyncio.run(_prepare(settings))
     with _listening(settings) as listener:
         typer.echo(_where_to_look(_address(settings, listener), exposure))

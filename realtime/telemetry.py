@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from channels.replica import Replica
 from realtime.otel_settings import OtelSettings
+from realtime.settings import SettingsError
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
@@ -26,6 +27,21 @@ NO_TELEMETRY: Final[TelemetryConfig] = {
 }
 """FastAPI's own, which the environment can turn on, puts whole queries into spans: tickets, and
 tokens."""
+
+
+def check_tracing(settings: OtelSettings) -> None:
+    """Find out whether traces can be made, if any are wanted.
+
+    Raises:
+        SettingsError: a variable of the SDK can't be used.
+    """
+    if settings.otel_endpoint:
+        from realtime.otel.export import check_environment  # noqa: PLC0415
+
+        try:
+            check_environment(settings)
+        except ValueError as error:
+            raise SettingsError(f"a variable OTEL_... can't be used: {error}") from None
 
 
 def trace_requests(app: FastAPI, settings: OtelSettings) -> None:

@@ -83,6 +83,11 @@ class LoggedExporter(SpanExporter):
             )
         return result
 
+    def ask(self) -> str:
+        """Send no spans; return why the collector doesn't take them, empty when it does."""
+        is_taken = self._exporter.export(()) is SpanExportResult.SUCCESS
+        return "" if is_taken else self._session.outcome
+
     def shutdown(self) -> None:
         """Give up what is under way; nothing is sent afterwards."""
         if not self._is_shut:
@@ -107,6 +112,29 @@ async def exporting(settings: OtelSettings, node_id: str) -> AsyncIterator[Trace
         yield provider.get_tracer("zonecast", _VERSION)
     finally:
         await _flush(provider, exporter, settings.otel_flush_timeout_s)
+
+
+def check_environment(settings: OtelSettings) -> None:
+    """Find out whether the SDK can read its variables.
+
+    Raises:
+        ValueError: it can't.
+    """
+    provider, _ = _make_provider(settings, "")
+    provider.shutdown()
+
+
+def ask_collector(settings: OtelSettings) -> str:
+    """Ask the collector as a node would; return why it would take no spans, empty when it would.
+
+    Blocks, for as long as a try may take.
+    """
+    _keep_headers_out_of_logs()
+    exporter = LoggedExporter(settings)
+    try:
+        return exporter.ask()
+    finally:
+        exporter.shutdown()
 
 
 def _make_provider(settings: OtelSettings, node_id: str) -> tuple[TracerProvider, LoggedExporter]:

@@ -125,7 +125,8 @@ class Spans:
         spans: list[Span] = []
         traced = []
         for transaction in transactions:
-            context = context_of(transaction.changes[0].trace)
+            # All changes of a transaction come from one step.
+            context = context_of(next((change.trace for change in transaction.changes), ""))
             if is_dropped(context):
                 traced.append(transaction)
                 continue

@@ -15,6 +15,7 @@ from realtime.findings import Verdict
 from realtime.settings import load_settings
 from tests.processes import free_port
 from tests.realtime.command_line import zonecast
+from tests.realtime.trace_collector import collecting
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -193,3 +194,21 @@ def test_clocks_are_compared_with_what_asking_took(
     finding = _compare_clocks("clock", there_s, 100.0, 101.0)
     assert finding.verdict is verdict
     assert words in finding.words
+
+
+async def test_a_collector_is_asked(sqlite_url: str) -> None:
+    """It gets no spans of the check, but the headers that it may want."""
+    async with collecting() as collector:
+        code, findings, _ = await check(database_url=sqlite_url, otel_endpoint=collector.url)
+        assert (code, findings["traces"]["verdict"]) == (0, "ok")
+        assert collector.bodies == [b""]
+
+
+async def test_a_collector_that_is_down_is_a_warning(sqlite_url: str) -> None:
+    """The service works without; where it isn't, is said."""
+    where = f"http://127.0.0.1:{await asyncio.to_thread(free_port)}"
+    code, findings, printed = await check(
+        database_url=sqlite_url, otel_endpoint=where, otel_export_timeout_s=0.2
+    )
+    assert (code, findings["traces"]["verdict"]) == (0, "warning"), printed
+    assert findings["traces"]["words"].startswith(f"{where} takes no spans (ConnectionError)")

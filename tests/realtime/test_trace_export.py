@@ -21,7 +21,7 @@ from realtime.otel.export import exporting
 from realtime.otel.spans import Spans
 from tests.nodes import NodeProcess
 from tests.processes import free_port
-from tests.realtime.command_line import environment
+from tests.realtime.command_line import PROGRAM, environment
 from tests.realtime.conftest import serving
 from tests.realtime.trace_collector import collecting
 
@@ -86,6 +86,21 @@ def test_a_collector_without_the_extra_is_refused_in_one_line(lacking: str) -> N
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "ZONECAST_OTEL_ENDPOINT: needs the extra otel: pip install 'zonecast[otel]'" in line
+
+
+def test_a_variable_of_the_sdk_that_cannot_be_used_is_told_in_one_line(nowhere: str) -> None:
+    """No traceback of a library that nobody has chosen by name."""
+    done = subprocess.run(
+        [*PROGRAM, "serve"],
+        env={**environment(otel_endpoint=f"http://{nowhere}"), "OTEL_BSP_SCHEDULE_DELAY": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "a variable OTEL_... can't be used: " in line
 
 
 @asynccontextmanager
