@@ -17,13 +17,15 @@ from itertools import count as count_up
 from typing import Any, Final, cast
 
 import msgspec
-from redis.asyncio import Redis
 
-from cache.client import REDIS_ERRORS, reason_of
+from cache.client import REDIS_ERRORS, Connector, reason_of
 from channels.ports import UnavailableError
 from channels.presence import Asked, Count, Counted, Headcount
 
 _logger = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS: Final = 4
+"""One waits for messages all the time."""
 
 _NOW: Final = """
 local time = redis.call('TIME')
@@ -159,21 +161,22 @@ class RedisNodes:
     """`channels.presence.Nodes` over one Redis, or the one server of a cluster that has the keys.
 
     Args:
-        redis: A client of its own, closed when `run` ends. One of its connections waits for
-            messages all the time.
+        connector: To the Redis where the nodes meet.
         node_id: Unique for this start of this process.
-        key_prefix: Begins the keys.
         config: The bounds.
     """
 
     def __init__(
-        self, redis: Redis, node_id: str, *, key_prefix: str, config: PresenceConfig
+        self, connector: Connector, node_id: str, config: PresenceConfig | None = None
     ) -> None:
-        self._redis = redis
+        self._cluster = connector.cluster
+        self._redis = redis = connector.create_client(
+            name=f"zonecast:{node_id}:presence", max_connections=_MAX_CONNECTIONS
+        )
         self._node_id = node_id
-        self._config = config
+        self._config = config = config or PresenceConfig()
         # In the slot of the users dict, to whose owner clients connect.
-        start = f"{{{key_prefix}:users}}:presence:"
+        start = f"{{{connector.config.key_prefix}:users}}:presence:"
         self._roster = f"{start}nodes"
         self._inboxes = f"{start}inbox:"
         self._enrol = redis.register_script(_ENROL)
@@ -258,6 +261,9 @@ class RedisNodes:
             except REDIS_ERRORS as error:
                 self._note_failure(error)
                 await asyncio.sleep(self._config.retry_after_s)
+                if self._cluster is not None:
+                    # Another master may have taken over.
+                    await self._cluster.refresh()
                 continue
             self._note_success()
             if added and self._was_enrolled:

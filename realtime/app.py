@@ -294,13 +294,10 @@ def build_attendance(
     """Build what knows who watches what; over all nodes where there is Redis."""
     if settings.redis_url is None:
         return Attendance(feed, connections, settings)
-    redis = redis_config(settings, settings.redis_url)
     nodes = RedisNodes(
-        # One waits for messages all the time.
-        Connector(redis).create_client(name=f"zonecast:{node_id}:presence", max_connections=4),
+        Connector(redis_config(settings, settings.redis_url)),
         node_id,
-        key_prefix=settings.redis_prefix,
-        config=PresenceConfig(
+        PresenceConfig(
             ttl_s=settings.presence_ttl_s,
             answer_wait_s=settings.presence_answer_wait_s,
             command_timeout_s=settings.redis_timeout_s,

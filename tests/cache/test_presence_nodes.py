@@ -14,7 +14,9 @@ from cache.client import Connector, RedisConfig
 from cache.presence_nodes import PresenceConfig, RedisNodes
 from channels.ports import UnavailableError
 from channels.presence import Asked, Counted, Headcount
-from tests.servers import RedisServer
+from tests.clusters import RedisCluster, running_cluster
+from tests.processes import Scratch
+from tests.servers import Binaries, RedisServer
 
 TTL_S = 1.0
 QUICK = PresenceConfig(
@@ -56,10 +58,12 @@ class Someone:
         """Ask the others."""
         return await self.nodes.ask(dict.fromkeys(channels, is_named))
 
-    async def until_it_knows(self, *expected: dict[str, dict[str, str]]) -> None:
+    async def until_it_knows(
+        self, *expected: dict[str, dict[str, str]], timeout_s: float = 10
+    ) -> None:
         """Ask, until the others are those expected."""
         wanted = sorted(map(repr, expected))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(timeout_s):
             while True:
                 with contextlib.suppress(UnavailableError):
                     found = await self.ask(A, B)
@@ -71,8 +75,7 @@ class Someone:
 
 def someone(url: str, name: str) -> Someone:
     redis = RedisConfig(url, command_timeout_s=0.3, connect_timeout_s=0.3)
-    client = Connector(redis).create_client(name=name, max_connections=4)
-    return Someone(RedisNodes(client, name, key_prefix="zonecast", config=QUICK))
+    return Someone(RedisNodes(Connector(redis), name, QUICK))
 
 
 @contextlib.asynccontextmanager
@@ -142,10 +145,23 @@ async def test_a_node_that_does_not_answer_makes_the_answer_unknown_until_it_is_
             await asking.ask(A)
         await asking.until_it_knows(other.clients)
         assert asyncio.get_running_loop().time() - started_s < 2 * TTL_S
-        async with Redis.from_url(redis_url) as redis:
-            # What nobody reads is bounded, and goes by itself.
-            assert await redis.llen(inbox("dead")) <= QUICK.inbox_max_messages
-            assert 0 < await redis.pttl(inbox("dead")) <= TTL_S * 1000
+        async with Redis.from_url(redis_url) as redis, asyncio.timeout(10):
+            while await redis.zscore(ROSTER, "dead") is not None:  # noqa: ASYNC110 - no event.
+                await asyncio.sleep(0.01)
+
+
+async def test_what_nobody_reads_is_bounded_and_goes_by_itself(redis_url: str) -> None:
+    """Of the messages for a node that is dead."""
+    asking = someone(redis_url, "asking")
+    async with running(asking), Redis.from_url(redis_url) as redis:
+        await asking.until_it_knows()
+        seconds, microseconds = await redis.time()
+        await redis.zadd(ROSTER, {"dead": seconds * 1000 + microseconds // 1000})
+        asked = [asking.ask(A) for _ in range(2 * QUICK.inbox_max_messages)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {UnavailableError}
+        assert await redis.llen(inbox("dead")) == QUICK.inbox_max_messages
+        assert 0 < await redis.pttl(inbox("dead")) <= TTL_S * 1000
 
 
 async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
@@ -177,6 +193,47 @@ async def test_a_redis_that_lost_its_memory_is_not_believed(own_redis: RedisServ
         assert answers
         assert all(answer == answers[0] for answer in answers)
         assert answers[0][0][A].clients == other.clients[A]
+
+
+@pytest.fixture
+async def own_cluster(
+    request: pytest.FixtureRequest, redis_binaries: Binaries, scratch: Scratch
+) -> AsyncIterator[RedisCluster]:
+    """Masters of the test's own, without replicas and with."""
+    async with running_cluster(
+        redis_binaries,
+        scratch,
+        with_replicas=request.param,
+        silence_ms=500 if request.param else 10_000,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("own_cluster", [False], indirect=True)
+async def test_the_slot_of_a_cluster_may_move(own_cluster: RedisCluster) -> None:
+    """All nodes follow it, those that wait for messages, too."""
+    asking, other = someone(own_cluster.url, "asking"), someone(own_cluster.url, "other")
+    other.clients = {A: {"1": "ada"}}
+    async with running(asking, other):
+        await asking.until_it_knows(other.clients)
+        owner = await own_cluster.owner_of(ROSTER)
+        target = next(server for server in own_cluster.servers if server is not owner)
+        await own_cluster.move_slot(ROSTER, target)
+        await asking.until_it_knows(other.clients)
+        assert await own_cluster.owner_of(ROSTER) is target
+
+
+@pytest.mark.parametrize("own_cluster", [True], indirect=True)
+async def test_another_master_of_a_cluster_may_take_over(own_cluster: RedisCluster) -> None:
+    """Whatever it knows of the nodes."""
+    asking, other = someone(own_cluster.url, "asking"), someone(own_cluster.url, "other")
+    other.clients = {A: {"1": "ada"}}
+    async with running(asking, other):
+        await asking.until_it_knows(other.clients)
+        await (await own_cluster.owner_of(ROSTER)).kill()
+        with pytest.raises(UnavailableError):
+            await asking.ask(A)
+        await asking.until_it_knows(other.clients, timeout_s=60)
 
 
 async def test_a_frozen_redis_costs_a_bounded_wait(own_redis: RedisServer) -> None:
@@ -228,7 +285,11 @@ async def test_late_answers_are_no_answers_to_the_next_question(redis_url: str) 
         await until_asked(asking, lambda: len(other.asked) == 1)
         other.clients = {}
         release.set()
-        await asking.until_it_knows({})
+        answer = None
+        while answer is None:
+            with contextlib.suppress(UnavailableError):
+                answer = await asking.ask(A)
+        assert answer == [{}]
 
 
 async def until_asked(asking: Someone, condition: Callable[[], bool]) -> None:

@@ -224,10 +224,13 @@ class Elsewhere:
 
 
 class NoFeed:
-    """A node where nobody watches anything."""
+    """A node where nobody is counted."""
 
     def watchers_of(self, channel: str) -> list[Any]:
         return []
+
+    def watches(self, subscriber: object, channel: str) -> bool:
+        return True
 
 
 class Running:
@@ -272,6 +275,39 @@ async def test_who_asks_while_others_are_asked_shares_the_next_question() -> Non
         assert running.elsewhere.asked == [{A: True}, {A: True, "zone:B": False}]
         assert [each.num_clients for each in found] == [1, 1, 1, 0]
         assert found[1] is found[2]
+
+
+async def test_who_asked_is_answered_before_it_is_told_of_anything_later() -> None:
+    """Also where the next answer comes in the same tick: what it is told must fit its answer."""
+    happened: list[object] = []
+    follower: Any = StandIn()
+
+    async def look(attendance: Attendance) -> None:
+        happened.append((await attendance.look(A)).num_clients)
+
+    async with Running() as running, asyncio.TaskGroup() as tasks:
+
+        async def grow() -> list[Counted]:
+            asked = len(running.elsewhere.asked)
+            if asked == 2:
+                running.attendance._want(A)
+            clients = {str(number): "ada" for number in range(asked)}
+            return [{A: Headcount.of_clients(clients, is_named=True)}]
+
+        running.elsewhere.answer = grow
+        running.attendance.follow(
+            follower, A, lambda _, difference: happened.append(dict(difference.joined))
+        )
+        await until(lambda: bool(running.elsewhere.asked))
+        tasks.create_task(look(running.attendance))
+        await until(lambda: len(running.elsewhere.asked) == 3)
+        assert happened == [{"1": "ada"}, 2, {"2": "ada"}]
+
+
+class StandIn:
+    """A follower that reads all."""
+
+    congested = False
 
 
 async def test_when_a_node_cannot_be_asked_who_asks_is_told() -> None:
