@@ -17,8 +17,8 @@ from channels.ports import UnavailableError
 from db import migrate
 from db.engine import Database
 from db.errors import DatabaseError
-from realtime.app import database_config
 from realtime.check_entry import check_entry
+from realtime.configuration import database_config
 from realtime.findings import Finding, Verdict
 from realtime.settings import Settings
 

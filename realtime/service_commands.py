@@ -17,10 +17,11 @@ from db import migrate as migrations
 from db.engine import Database
 from db.epochs import renew_epochs
 from db.retention import PruneReport, Retention
-from realtime.app import database_config, occupied, retention_config
+from realtime.app import occupied
 from realtime.auth.assembly import fixed_keys
 from realtime.auth.exposure import check_exposure
 from realtime.client.address import websocket_url
+from realtime.configuration import database_config, retention_config
 from realtime.failures import CommandError
 from realtime.logs import configure_logging
 from realtime.prune_display import prune_progress, prune_summary

@@ -12,7 +12,8 @@ from cache.invalidation import Invalidation
 from channels.ports import BusMessage
 from channels.publisher import Publisher
 from db.engine import Database
-from realtime.app import build_bus_and_cache, database_config, owning_tasks
+from realtime.app import build_bus_and_cache, owning_tasks
+from realtime.configuration import database_config
 from realtime.metrics import Metrics
 from realtime.settings import Settings, load_settings
 from realtime.telemetry import running_tracing

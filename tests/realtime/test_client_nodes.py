@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from channels.positions import Position
 from db.engine import Database
 from db.epochs import renew_epochs
-from realtime.app import database_config
 from realtime.client import Changed, Replaced, Watch, WatchOptions, watch
+from realtime.configuration import database_config
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.nodes import NodeProcess, running_nodes
 from tests.realtime.conftest import LiveNode, serving, settings_of_test

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from db.engine import Database
 from db.epochs import renew_epochs
-from realtime.app import database_config
+from realtime.configuration import database_config
 from realtime.settings import Settings
 from realtime.verify.command import exit_code, lines_of
 from realtime.verify.comparison import Divergence, Verification, VerifyReport
