@@ -6,6 +6,8 @@
 //   {"do": "subscribe", "channel": "zone:A", "ownToken": true}
 //   {"do": "subscribe", "channel": "zone:A", "joinLeave": true}
 //   {"do": "presence", "channel": "zone:A"}
+//   {"do": "ask", "channel": "zone:A", "times": 20}
+//   {"do": "close"}
 //   {"do": "token", "id": 3, "token": "..."}
 
 import { createInterface } from 'node:readline'
@@ -76,10 +78,21 @@ async function presence(channel) {
   }
 }
 
+function ask(channel, times) {
+  for (let left = times; left > 0; left -= 1) {
+    client.history(channel, { limit: 0 }).then(
+      () => tell({ event: 'answered', code: 0 }),
+      (error) => tell({ event: 'answered', code: error.code, temporary: error.temporary === true }),
+    )
+  }
+}
+
 createInterface({ input: process.stdin }).on('line', (line) => {
   const command = JSON.parse(line)
   if (command.do === 'connect') connect(command.url, command.token)
   else if (command.do === 'subscribe') subscribe(command.channel, command.ownToken, command.joinLeave)
   else if (command.do === 'presence') presence(command.channel)
+  else if (command.do === 'ask') ask(command.channel, command.times)
+  else if (command.do === 'close') client.disconnect()
   else wanted.get(command.id)(command.token)
 }).on('close', () => process.exit(0))
