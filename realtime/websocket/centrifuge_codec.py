@@ -94,23 +94,16 @@ class BadRequestError(Exception):
         self.why = why
 
 
-Params = TypeVar("Params")
-
-
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command: `method` is empty when it is none that the protocol knows.
 
-    Its parameters are as they came; these are JSON.
+    Its parameters are JSON, whatever the encoding that it came in.
     """
 
     id: int
     method: str
     params: msgspec.Raw
-
-    def read(self, kind: type[Params]) -> Params:
-        """Read the parameters; raises as `decode_params`."""
-        return msgspec.json.decode(self.params, type=kind)
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):
@@ -181,6 +174,9 @@ class RpcRequest(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+Params = TypeVar("Params")
+
+
 def _read_minimum(channel: str, data: object) -> Position | None:
     """Read `min` from a client's data; without it, that may be anything.
 
@@ -213,7 +209,30 @@ def decode_params(command: Command, kind: type[Params]) -> Params:
         msgspec.DecodeError: a field is missing or of another type.
         RecursionError: they are nested too deep.
     """
-    return command.read(kind)
+    return msgspec.json.decode(command.params, type=kind)
+
+
+def require_usable(command_id: int, methods: Sequence[str]) -> str:
+    """Return the method of a command, of those of the protocol's that it has.
+
+    Raises:
+        BadRequestError: it has several, or no usable id.
+    """
+    if len(methods) > 1:
+        raise BadRequestError("a command with several methods")
+    method = methods[0] if methods else ""
+    if method != "send" and not 0 < command_id <= MAX_COMMAND_ID:
+        raise BadRequestError("a command without a usable id")
+    return method
+
+
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """Say why a command failed."""
+    code, message, temporary = problem.value
+    error: dict[str, Any] = {"code": code, "message": message}
+    if temporary:
+        error["temporary"] = True
+    return error
 
 
 END_REASONS: Final = {

@@ -22,7 +22,7 @@ from realtime.proxies import Proxies
 from realtime.websocket.centrifuge_codec import Disconnect
 from realtime.websocket.commands import Commands
 from realtime.websocket.conversation import Conversations
-from realtime.websocket.guest import GuardedSession, Hall
+from realtime.websocket.guest import GuardedProtobufSession, GuardedSession, Hall
 from realtime.websocket.handshake import (
     TOKEN_SUBPROTOCOL,
     Handshake,
@@ -34,7 +34,7 @@ from realtime.websocket.handshake import (
 )
 from realtime.websocket.protocol import WireBounds
 from realtime.websocket.reception import Reception
-from realtime.websocket.session import House, Outbox, Session
+from realtime.websocket.session import House, Outbox, ProtobufSession, Session
 
 PATHS: Final = frozenset({"/connection/websocket", "/ws"})
 """The path that official SDKs customarily use, and a short one."""
@@ -168,11 +168,13 @@ class _Lobby:
             self.node.metrics.entry_refused(Reason.ORIGIN)
             raise RefusedError(403, "pages of this origin may not connect")
         opened_s = asyncio.get_running_loop().time()
-        session = (
-            Session(transport, self._house, opened_s)
-            if gate.is_open
-            else GuardedSession(transport, self._house, opened_s, _shown(gate, handshake))
-        )
+        session: Session
+        if gate.is_open:
+            kind = ProtobufSession if acceptance.is_protobuf else Session
+            session = kind(transport, self._house, opened_s)
+        else:
+            guarded = GuardedProtobufSession if acceptance.is_protobuf else GuardedSession
+            session = guarded(transport, self._house, opened_s, _shown(gate, handshake))
         peer = self._proxies.client_of(handshake.peer or "", handshake.headers)
         card = Card(session.client_id, TRANSPORT, peer)
         refusal = self.node.connections.admit(session, card)

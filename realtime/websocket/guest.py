@@ -19,6 +19,7 @@ from realtime.auth.policy import Action
 from realtime.auth.principal import Principal
 from realtime.heartbeat import Heartbeat
 from realtime.websocket.centrifuge_codec import Disconnect, Problem
+from realtime.websocket.protobuf_codec import PROTOBUF
 from realtime.websocket.session import House, Session
 
 LEAST_TTL_S: Final = 1
@@ -83,6 +84,14 @@ class GuardedSession(Session):
         """Drop the connection at once, with what it has still to be told."""
         self.closed(Disconnect.INVALID_TOKEN.code)
         self.transport.abort()
+
+
+class GuardedProtobufSession(GuardedSession):
+    """Such a session whose client speaks Protobuf."""
+
+    __slots__ = ()
+
+    codec = PROTOBUF
 
 
 @dataclass(frozen=True, slots=True)

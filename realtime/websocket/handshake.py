@@ -9,17 +9,21 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 from websockets.utils import accept_key
 
 HEADER_LINE_MAX_BYTES: Final = 8_192
 HEADERS_MAX: Final = 128
-SUBPROTOCOL: Final = "centrifuge-json"
+JSON_SUBPROTOCOL: Final = b"centrifuge-json"
+PROTOBUF_SUBPROTOCOL: Final = b"centrifuge-protobuf"
+_PROTOBUF_QUERY: Final = frozenset({("cf_protocol", "protobuf"), ("format", "protobuf")})
+"""How the query asks for Protobuf, for clients that can't name a subprotocol."""
 TOKEN_SUBPROTOCOL: Final = b"bearer."
 """What a subprotocol begins with that is a token: never echoed."""
 
@@ -85,10 +89,17 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What there is to say to a client that is let in."""
+    """What there is to say to a client that is let in.
+
+    Attributes:
+        key: What it sent, to be answered.
+        subprotocol: The one of those that it offers that is spoken, if any.
+        is_protobuf: Whether it speaks Protobuf, and not JSON.
+    """
 
     key: str
-    subprotocol: str | None = field(default=None)
+    subprotocol: bytes | None = None
+    is_protobuf: bool = False
 
     def answer(self) -> bytes:
         """Make the response's head. No extension is ever taken up, compression neither."""
@@ -99,7 +110,7 @@ class Acceptance:
             f"Sec-WebSocket-Accept: {accept_key(self.key)}",
         ]
         if self.subprotocol is not None:
-            lines.append(f"Sec-WebSocket-Protocol: {self.subprotocol}")
+            lines.append(f"Sec-WebSocket-Protocol: {self.subprotocol.decode()}")
         return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -120,8 +131,17 @@ def check_handshake(handshake: Handshake) -> Acceptance:
         needed = {"Sec-WebSocket-Version": "13"}
         raise RefusedError(426, "this node speaks version 13 of the WebSocket protocol", needed)
     key = _read_key(handshake.values(b"sec-websocket-key"))
-    is_offered = SUBPROTOCOL.encode() in handshake.offered_subprotocols
-    return Acceptance(key, SUBPROTOCOL if is_offered else None)
+    spoken = (JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL)
+    for name in handshake.offered_subprotocols:
+        if name in spoken:
+            return Acceptance(key, name, is_protobuf=name == PROTOBUF_SUBPROTOCOL)
+    return Acceptance(key, is_protobuf=_asks_for_protobuf(handshake.query))
+
+
+def _asks_for_protobuf(query: bytes) -> bool:
+    return b"protobuf" in query and not _PROTOBUF_QUERY.isdisjoint(
+        parse_qsl(query.decode("latin-1"))
+    )
 
 
 def _check_head(handshake: Handshake) -> None:

@@ -16,13 +16,14 @@ from channels.presence import Difference
 from channels.subscribers import EndReason, Start
 from realtime.websocket.centrifuge_codec import (
     END_REASONS,
-    MAX_COMMAND_ID,
     METHODS,
     BadRequestError,
     CentrifugeCodec,
     Command,
     Problem,
     present,
+    problem_body,
+    require_usable,
     staleness_data,
 )
 from realtime.websocket.frames import PING, TEXT, frame_header, text_frame
@@ -31,18 +32,13 @@ _commands: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _command(fields: dict[str, msgspec.Raw]) -> Command:
-    methods = [name for name in fields if name in METHODS]
-    if len(methods) > 1:
-        raise BadRequestError("a command with several methods")
-    method = methods[0] if methods else ""
     command_id = 0
     if "id" in fields:
         try:
             command_id = msgspec.json.decode(fields["id"], type=int)
         except msgspec.DecodeError:
             raise BadRequestError("an id that is no integer") from None
-    if method != "send" and not 0 < command_id <= MAX_COMMAND_ID:
-        raise BadRequestError("a command without a usable id")
+    method = require_usable(command_id, [name for name in fields if name in METHODS])
     return Command(command_id, method, fields.get(method, msgspec.Raw(b"{}")))
 
 
@@ -90,11 +86,7 @@ class CentrifugeJsonCodec(CentrifugeCodec):
 
     def encode_problem(self, command_id: int, problem: Problem) -> bytes:
         """Encode the reply to a command that failed."""
-        code, message, temporary = problem.value
-        error: dict[str, Any] = {"code": code, "message": message}
-        if temporary:
-            error["temporary"] = True
-        return msgspec.json.encode({"id": command_id, "error": error})
+        return msgspec.json.encode({"id": command_id, "error": problem_body(problem)})
 
     def encode_subscribed(
         self, command_id: int, start: Start, publications: bytes, ttl_s: int | None = None

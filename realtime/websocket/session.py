@@ -14,6 +14,7 @@ from realtime.websocket.backlog import Backlog
 from realtime.websocket.centrifuge_codec import CentrifugeCodec, Disconnect
 from realtime.websocket.frames import frame_header
 from realtime.websocket.json_codec import JSON
+from realtime.websocket.protobuf_codec import PROTOBUF
 from realtime.websocket.protocol import SharedFrameProtocol, WireBounds
 
 _JOINED_MAX_BYTES: Final = 65_536
@@ -324,3 +325,11 @@ class Session(SharedFrameProtocol):
         header = frame_header(joined.size_bytes, self.codec.opcode)
         if self.send_parts([header, *joined.parts], exempt=joined.exempt):
             self._house.outbox.sent_bytes += len(header) + joined.size_bytes
+
+
+class ProtobufSession(Session):
+    """A session whose client speaks Protobuf."""
+
+    __slots__ = ()
+
+    codec = PROTOBUF

@@ -16,9 +16,18 @@ from realtime.app import build_app
 from realtime.server import listening_socket
 from realtime.settings import Settings
 from realtime.websocket_server import Server, server_config
+from tests.realtime.encodings import ENCODINGS, Encoding, Spoken
 
 if TYPE_CHECKING:
     from realtime.node import Node
+
+
+@pytest.fixture(params=ENCODINGS, ids=lambda encoding: encoding.name)
+def each_encoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Encoding:
+    """Let the clients of a test speak each encoding of the protocol, one after the other."""
+    encoding: Encoding = request.param
+    monkeypatch.setattr(Spoken, "now", encoding)
+    return encoding
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,9 @@ class RawSocket:
     writer: asyncio.StreamWriter
 
     async def shake_hands(self, path: str = "/ws", headers: str = "") -> bytes:
-        """Send the handshake and return the first line of the answer."""
+        """Send the handshake and return the head of the answer."""
         self.writer.write(HANDSHAKE.format(path=path, headers=headers).encode())
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        return head.split(b"\r\n")[0]
+        return await self.reader.readuntil(b"\r\n\r\n")
 
     def write(self, text: str) -> None:
         """Send a text frame."""

@@ -54,13 +54,6 @@ async def test_what_breaks_the_protocol_closes_with_3501(text: str) -> None:
         await assert_alive(world, neighbour)
 
 
-async def test_a_binary_frame_on_a_json_connection_closes_with_3501() -> None:
-    """A client of the other encoding learns that it is wrong here."""
-    async with served() as world, world.talker("zone:A") as talker:
-        await talker.socket.send(b'{"id":9,"ping":{}}')
-        assert await talker.closing() == BAD_REQUEST
-
-
 async def test_text_that_is_no_utf8_closes_with_1007() -> None:
     """The WebSocket protocol has its own code for that."""
     async with served() as world, raw_socket(world.port) as raw:
@@ -107,6 +100,7 @@ async def test_endless_empty_fragments_take_no_memory() -> None:
         assert '"connect"' in await raw.read_text()
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_too_many_commands_in_a_message_close_with_3501() -> None:
     """Work that one message can ask for is bounded."""
     async with served(max_commands_per_message=10) as world, world.talker() as talker:
@@ -159,6 +153,7 @@ async def test_a_command_that_cannot_be_done_is_answered_with_its_error(
         await assert_alive(world, talker)
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_messages_to_the_server_are_ignored() -> None:
     """`send` has no reply, with or without an id."""
     async with served() as world, world.talker("zone:A") as talker:
@@ -166,6 +161,7 @@ async def test_messages_to_the_server_are_ignored() -> None:
         assert (await talker.ask("ping"))["ping"] == {}
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_subscriptions_on_one_connection_are_bounded() -> None:
     """One over the limit gets 106; ending another makes room."""
     zones = [f"Z{number}" for number in range(12)]
@@ -186,6 +182,7 @@ async def test_subscriptions_on_one_connection_are_bounded() -> None:
         assert "data" in await talker.subscribe("zone:Z10")
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_thousands_of_subscriptions_on_one_connection() -> None:
     """A client may ask for thousands in a row: it gets as many as are allowed, in order."""
     zones = [f"Z{number}" for number in range(1_100)]
@@ -200,6 +197,7 @@ async def test_thousands_of_subscriptions_on_one_connection() -> None:
         assert (await talker.line())["push"]["channel"] == "zone:Z1000"
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_state_over_the_limit_is_refused() -> None:
     """Error 106 tells the client to page over HTTP; nothing is subscribed."""
     async with served(snapshot_max_bytes=500) as world, world.talker() as talker:
@@ -210,19 +208,21 @@ async def test_a_state_over_the_limit_is_refused() -> None:
         assert "data" in await talker.subscribe("zone:B")
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_who_connects_and_says_nothing_is_cut() -> None:
     """Without a connect command in time the connection closes with 3502."""
     async with served(connect_timeout_s=0.1) as world, world.dial() as talker:
         assert await talker.closing() == (3502, "stale")
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_pongs_alone_do_not_keep_a_silent_connection() -> None:
     """Only a connect command counts, not whatever else is sent."""
     async with served(connect_timeout_s=0.2) as world, world.dial() as talker:
 
         async def chatter() -> None:
             while True:
-                await talker.socket.send("{}")
+                await talker.socket.send(talker.encoding.pong)
                 await asyncio.sleep(0.02)
 
         async with asyncio.TaskGroup() as tasks:
@@ -243,6 +243,7 @@ async def test_a_half_closed_socket_is_closed() -> None:
         assert not world.node.feed.slow_count
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_client_that_vanishes_while_its_subscribe_waits_leaves_nothing() -> None:
     """Nothing is subscribed for who is gone when the answer is known."""
     async with served() as world:

@@ -10,6 +10,8 @@ from channels.feed import FeedConfig
 from channels.repairs import FollowerConfig
 from tests.realtime.wire_world import served
 
+pytestmark = pytest.mark.usefixtures("each_encoding")
+
 
 async def test_connect_names_client_node_and_heartbeat() -> None:
     """The connect reply has what SDKs need to keep the connection alive."""
@@ -25,17 +27,6 @@ async def test_both_paths_serve(path: str) -> None:
     """The short path is for people, the other for SDKs; a query doesn't matter."""
     async with served() as world, world.dial(path) as talker:
         assert "connect" in await talker.ask("connect")
-
-
-async def test_the_json_subprotocol_is_echoed_when_offered() -> None:
-    """A browser fails a connection whose only offer isn't taken up."""
-    async with (
-        served() as world,
-        world.dial(subprotocols=["centrifuge-protobuf", "centrifuge-json"]) as talker,
-        world.dial() as plain,
-    ):
-        assert talker.socket.subprotocol == "centrifuge-json"
-        assert plain.socket.subprotocol is None
 
 
 async def test_commands_of_one_message_are_answered_in_one_message_in_order() -> None:

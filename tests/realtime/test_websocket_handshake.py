@@ -6,9 +6,11 @@ import asyncio
 
 import msgspec
 import pytest
+from websockets.frames import Frame, Opcode
 from websockets.utils import accept_key
 
-from tests.realtime.raw_socket import HANDSHAKE
+from tests.realtime.encodings import ENCODINGS, JSON_LINES, PROTOBUF, Encoding
+from tests.realtime.raw_socket import HANDSHAKE, raw_socket
 from tests.realtime.wire_world import WireWorld, served
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -39,6 +41,57 @@ async def test_a_good_handshake_is_accepted() -> None:
     assert headers["sec-websocket-accept"] == accept_key(KEY)
     assert (headers["upgrade"], headers["connection"]) == ("websocket", "Upgrade")
     assert not {"sec-websocket-extensions", "sec-websocket-protocol"} & headers.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "offered", "echoed", "is_binary"),
+    [
+        ("/ws", "", None, False),
+        ("/ws", "centrifuge-json", "centrifuge-json", False),
+        ("/ws", "centrifuge-protobuf", "centrifuge-protobuf", True),
+        ("/ws", "x, centrifuge-protobuf,centrifuge-json", "centrifuge-protobuf", True),
+        ("/ws", "centrifuge-json, centrifuge-protobuf", "centrifuge-json", False),
+        ("/ws", "bearer.eyJ, centrifuge-protobuf", "centrifuge-protobuf", True),
+        ("/ws?format=protobuf", "", None, True),
+        ("/ws?token=x&cf_protocol=protobuf", "x", None, True),
+        ("/ws?format=protobuf", "centrifuge-json", "centrifuge-json", False),
+        ("/ws?format=json&x=protobuf", "", None, False),
+    ],
+)
+async def test_the_client_chooses_the_encoding(
+    path: str, offered: str, echoed: str | None, *, is_binary: bool
+) -> None:
+    """By a subprotocol, which is echoed, as browsers want it; or, where none is known, by query."""
+    offer = f"Sec-WebSocket-Protocol: {offered}\r\n" if offered else ""
+    async with served() as world, raw_socket(world.port) as raw:
+        answered = await raw.shake_hands(path, offer)
+        lines = dict(line.split(": ") for line in answered.decode().split("\r\n")[1:-2])
+        assert lines.get("Sec-WebSocket-Protocol") == echoed
+        encoding = PROTOBUF if is_binary else JSON_LINES
+        hello = encoding.write([{"id": 1, "connect": {}}])
+        raw.write_frame(Frame(*_message(hello)))
+        opcode, payload = await raw.read_frame()
+        assert opcode == (Opcode.BINARY if is_binary else Opcode.TEXT)
+        (reply,) = encoding.read(payload if is_binary else payload.decode())
+        assert reply["connect"]["data"] == {"node": "node-1"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
+async def test_a_message_of_the_other_encoding_closes_with_3501(encoding: Encoding) -> None:
+    """Its pong, too: whoever sends it has misunderstood something."""
+    (other,) = (one for one in ENCODINGS if one is not encoding)
+    names = [encoding.subprotocol] if encoding.subprotocol else None
+    for said in (other.pong, other.write([{"id": 9, "ping": {}}])):
+        async with served() as world, world.talker(subprotocols=names) as talker:
+            assert talker.encoding is encoding
+            await talker.socket.send(said)
+            assert await talker.closing() == (3501, "bad request")
+
+
+def _message(message: str | bytes) -> tuple[Opcode, bytes]:
+    if isinstance(message, str):
+        return Opcode.TEXT, message.encode()
+    return Opcode.BINARY, message
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from websockets.frames import Frame, Opcode
 
 from realtime.heartbeat import Heartbeat
@@ -47,13 +48,14 @@ async def test_who_answers_the_empty_object_stays() -> None:
         assert await raw.read_text() == '{"id":2,"ping":{}}'
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_who_answers_only_websocket_pings_stays() -> None:
     """A plain WebSocket client knows nothing of empty objects."""
     async with served(**QUICK) as world, world.talker() as talker:
         pings = 0
         async with asyncio.timeout(LONG_S * 3):
             while pings < 8:
-                pings += await talker.socket.recv() == "{}"
+                pings += await talker.socket.recv() == talker.encoding.ping
         assert (await talker.ask("ping"))["ping"] == {}
 
 
@@ -113,6 +115,7 @@ async def test_a_slow_download_is_no_silence() -> None:
             assert len(world.node.connections) == 2
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_pongs_are_heard_while_a_command_waits() -> None:
     """A healthy client is not cut because the database is slow to answer it."""
     async with served(**QUICK) as world, world.talker() as talker:
@@ -120,7 +123,7 @@ async def test_pongs_are_heard_while_a_command_waits() -> None:
         await talker.say({"id": 9, "subscribe": {"channel": "zone:A"}})
         pings = 0
         while pings < 8:
-            pings += await talker.socket.recv() == "{}"
+            pings += await talker.socket.recv() == talker.encoding.ping
         world.truth.gate.set()
         assert "digest" in json.dumps(await talker.line())
 
@@ -184,6 +187,7 @@ async def test_pings_are_spread_and_each_connection_gets_one_an_interval() -> No
     assert ticks == after, "the timer ends with the last connection"
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_bytes_on_the_wire_are_counted() -> None:
     """What was written reaches the metrics when the last connection leaves, at the latest."""
     async with served() as world:

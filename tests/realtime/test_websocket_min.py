@@ -12,6 +12,8 @@ from channels.feed import FeedConfig
 from channels.repairs import FollowerConfig
 from tests.realtime.wire_world import Talker, WireWorld, served
 
+pytestmark = pytest.mark.usefixtures("each_encoding")
+
 SOON_S = 0.3
 
 

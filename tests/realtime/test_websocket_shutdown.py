@@ -17,6 +17,7 @@ from tests.realtime.raw_socket import raw_socket
 from tests.realtime.wire_world import served, until
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_clients_are_told_to_come_back_elsewhere() -> None:
     """Everybody gets 3001 after whatever was delivered before."""
     async with served() as world, world.talker("zone:A") as talker, world.talker() as other:
@@ -35,6 +36,7 @@ async def test_a_stopping_node_takes_no_newcomers() -> None:
         assert b"503" in await raw.shake_hands()
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_replies_under_way_arrive_before_the_farewell() -> None:
     """A command that waits is given up, but what was answered is flushed."""
     async with served() as world, world.talker() as talker:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from realtime.presence import Attendance
 from realtime.settings import Settings
 from realtime.websocket_server import Server, server_config
 from tests.channels.world import NullObserver, Truth, WildBus
+from tests.realtime.encodings import Encoding, offered, spoken_by
 from tests.realtime.open_gate import open_gate
 
 Json = dict[str, Any]
@@ -45,7 +45,7 @@ class StopServerError(Exception):
 
 @dataclass
 class Talker:
-    """A client that sends and reads JSON lines, and answers nothing by itself."""
+    """A client that sends commands and reads replies, and answers nothing by itself."""
 
     socket: ClientConnection
     _ids: int = 0
@@ -53,19 +53,22 @@ class Talker:
 
     async def say(self, *commands: Json) -> None:
         """Send commands as one message."""
-        await self.socket.send("\n".join(json.dumps(command) for command in commands))
+        await self.socket.send(self.encoding.write(commands))
+
+    @property
+    def encoding(self) -> Encoding:
+        """What was agreed upon at the handshake."""
+        return spoken_by(self.socket.subprotocol)
 
     async def message(self) -> list[Json]:
-        """Return the lines of the next message that isn't a ping."""
+        """Return the replies and pushes of the next message that isn't a ping."""
         while True:
-            text = await self.socket.recv()
-            assert isinstance(text, str)
-            lines = [json.loads(line) for line in text.split("\n")]
+            lines = self.encoding.read(await self.socket.recv())
             if lines != [{}]:
                 return lines
 
     async def line(self) -> Json:
-        """Return the next line."""
+        """Return the next reply or push."""
         if not self._waiting:
             self._waiting = await self.message()
         return self._waiting.pop(0)
@@ -123,6 +126,7 @@ class WireWorld:
         """Open a connection and say nothing."""
         options.setdefault("ping_interval", None)
         options.setdefault("max_size", None)
+        options.setdefault("subprotocols", offered())
         url = self.url if not path else f"ws://127.0.0.1:{self.port}{path}"
         async with connect(url, **options) as client:
             yield Talker(client)

@@ -24,6 +24,8 @@ from tests.servers import RedisServer
 if TYPE_CHECKING:
     from tests.realtime.conftest import LiveNode
 
+pytestmark = pytest.mark.usefixtures("each_encoding")
+
 Guarded = tuple[httpx.AsyncClient, "LiveNode"]
 MARGIN_S = 2.0
 """What a busy machine may add to the promise."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import connect
 
+from tests.realtime.encodings import offered
 from tests.realtime.wire_world import Json, Talker
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def dialled(live: LiveNode, query: str = "", **options: Any) -> AsyncIterator[Talker]:
     """Open a connection and say nothing."""
+    options.setdefault("subprotocols", offered())
     async with connect(live.ws_url + query, ping_interval=None, proxy=None, **options) as socket:
         yield Talker(socket)
 
