@@ -157,8 +157,12 @@ class CentrifugeProtobufCodec(CentrifugeCodec):
         """Encode the reply to a command that failed."""
         return delimited(REPLY.write({"id": command_id, "error": problem_body(problem)}))
 
+    def encode_publications(self, changes: Iterable[Change]) -> bytes:
+        """Encode changes as the repeated field of the reply to `subscribe`."""
+        return b"".join(_publications(_SUBSCRIBE_PUBLICATION, changes))
+
     def encode_subscribed(
-        self, command_id: int, start: Start, ttl_s: int | None = None
+        self, command_id: int, start: Start, publications: bytes, ttl_s: int | None = None
     ) -> list[bytes]:
         """Encode the reply to `subscribe` in parts; the snapshot among them is not copied."""
         values = {
@@ -176,7 +180,7 @@ class CentrifugeProtobufCodec(CentrifugeCodec):
             state = start.replica.snapshot()
             result += (_SUBSCRIBE_DATA, varint(len(state)), state)
         else:
-            result += _publications(_SUBSCRIBE_PUBLICATION, start.changes)
+            result.append(publications)
         return _reply(command_id, _SUBSCRIBE, result)
 
     def encode_history(

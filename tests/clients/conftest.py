@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -54,22 +56,27 @@ async def embedded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[list[N
         yield nodes
 
 
-@pytest.fixture(params=["javascript", "python", "own", "sse", "module", "module by sse"])
+BY_NODE: Final[dict[str, Callable[[Path], MakeScreen]]] = {
+    "javascript": javascript_sdk,
+    "javascript in protobuf": partial(javascript_sdk, encoding="protobuf"),
+    "module": served_module,
+    "module by sse": partial(served_module, transport="sse"),
+}
+"""Makes of screens that a Node runs."""
+OTHERS: Final[dict[str, MakeScreen]] = {
+    "python": python_sdk,
+    "python in protobuf": partial(python_sdk, use_protobuf=True),
+    "own": own_client,
+    "sse": event_stream,
+}
+
+
+@pytest.fixture(params=[*BY_NODE, *OTHERS])
 def make_screen(request: pytest.FixtureRequest) -> MakeScreen:
     """Make screens of one make; a test that takes this runs for each."""
-    match request.param:
-        case "javascript":
-            return javascript_sdk(request.getfixturevalue("node"))
-        case "module":
-            return served_module(request.getfixturevalue("node"))
-        case "module by sse":
-            return served_module(request.getfixturevalue("node"), transport="sse")
-        case "python":
-            return python_sdk
-        case "own":
-            return own_client
-        case _:
-            return event_stream
+    if request.param in BY_NODE:
+        return BY_NODE[request.param](request.getfixturevalue("node"))
+    return OTHERS[request.param]
 
 
 @pytest.fixture(scope="session")

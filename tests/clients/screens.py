@@ -81,9 +81,14 @@ async def until_at(screen: Screen, revs: dict[str, int]) -> dict[str, Picture]:
 
 
 class PythonScreen:
-    """The official Python SDK."""
+    """The official Python SDK.
 
-    def __init__(self) -> None:
+    Args:
+        parsed: Makes JSON of the data that it hands on.
+    """
+
+    def __init__(self, parsed: Callable[[Any], Json]) -> None:
+        self.parsed = parsed
         self.zones: dict[str, Picture] = {}
         self.recoveries: list[bool] = []
 
@@ -102,21 +107,25 @@ class _Subscription(SubscriptionEventHandler):  # type: ignore[misc]  # untyped
             self._screen.recoveries.append(ctx.recovered)
         if not ctx.recovered:
             assert ctx.data is not None
-            self._picture.take_snapshot(ctx.data)
+            self._picture.take_snapshot(self._screen.parsed(ctx.data))
 
     async def on_publication(self, ctx: PublicationContext) -> None:
-        self._picture.take_change(ctx.pub.offset, ctx.pub.data["events"])
+        events = self._screen.parsed(ctx.pub.data)["events"]
+        self._picture.take_change(int(ctx.pub.offset), events)
 
 
 @asynccontextmanager
-async def python_sdk(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
+async def python_sdk(
+    port: int, zones: Sequence[str], *, use_protobuf: bool = False
+) -> AsyncIterator[Screen]:
     """Watch with the Python SDK."""
-    screen = PythonScreen()
+    screen = PythonScreen(json.loads if use_protobuf else lambda data: data)
     client = Client(
         f"ws://127.0.0.1:{port}/connection/websocket",
         min_reconnect_delay=0.02,
         max_reconnect_delay=0.2,
         proxy=None,
+        use_protobuf=use_protobuf,
     )
     await client.connect()
     for zone in zones:
@@ -222,14 +231,15 @@ async def javascript(node: Path, program: str) -> AsyncIterator[JavaScriptScreen
         yield screen
 
 
-def javascript_sdk(node: Path, scheme: str = "ws") -> MakeScreen:
+def javascript_sdk(node: Path, scheme: str = "ws", encoding: str = "json") -> MakeScreen:
     """Make what watches with the JavaScript SDK, run by this Node."""
 
     @asynccontextmanager
     async def watch(port: int, zones: Sequence[str]) -> AsyncIterator[Screen]:
         async with javascript(node, "sdk_screen.mjs") as screen:
             url = f"{scheme}://127.0.0.1:{port}/connection/websocket"
-            screen.say({"do": "watch", "url": url, "zones": list(zones)})
+            about = {"url": url, "zones": list(zones), "encoding": encoding}
+            screen.say({"do": "watch", **about})
             yield screen
 
     return watch

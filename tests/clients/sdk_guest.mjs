@@ -2,7 +2,7 @@
 // input, what happens as JSON lines on standard output. Each token that the SDK asks for, with
 // `getToken`, is asked of the test.
 //
-//   {"do": "connect", "url": "ws://...", "token": "..."}
+//   {"do": "connect", "url": "ws://...", "token": "...", "encoding": "json"}
 //   {"do": "subscribe", "channel": "zone:A", "ownToken": true}
 //   {"do": "subscribe", "channel": "zone:A", "joinLeave": true}
 //   {"do": "presence", "channel": "zone:A"}
@@ -11,8 +11,8 @@
 //   {"do": "token", "id": 3, "token": "..."}
 
 import { createInterface } from 'node:readline'
-import { Centrifuge } from 'centrifuge'
 import WebSocket from 'ws'
+import { clients } from './sdk_encodings.mjs'
 
 let client = null
 const wanted = new Map()
@@ -29,8 +29,8 @@ function wantToken(channel) {
   })
 }
 
-function connect(url, token) {
-  client = new Centrifuge(url, {
+function connect(url, token, encoding) {
+  client = new clients[encoding](url, {
     websocket: WebSocket,
     token,
     getToken: () => wantToken(null),
@@ -89,7 +89,7 @@ function ask(channel, times) {
 
 createInterface({ input: process.stdin }).on('line', (line) => {
   const command = JSON.parse(line)
-  if (command.do === 'connect') connect(command.url, command.token)
+  if (command.do === 'connect') connect(command.url, command.token, command.encoding)
   else if (command.do === 'subscribe') subscribe(command.channel, command.ownToken, command.joinLeave)
   else if (command.do === 'presence') presence(command.channel)
   else if (command.do === 'ask') ask(command.channel, command.times)

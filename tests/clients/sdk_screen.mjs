@@ -1,13 +1,13 @@
 // A screen of the official JavaScript SDK, which a test drives: commands as JSON lines on
 // standard input, what happens as JSON lines on standard output.
 //
-//   {"do": "watch", "url": "ws://...", "zones": ["A", "B"]}
+//   {"do": "watch", "url": "ws://...", "zones": ["A", "B"], "encoding": "json"}
 //   {"do": "report"}    answers with the materialised zones
 //   {"do": "stop"}
 
 import { createInterface } from 'node:readline'
-import { Centrifuge } from 'centrifuge'
 import WebSocket from 'ws'
+import { clients, parsed } from './sdk_encodings.mjs'
 
 const zones = new Map()
 let client = null
@@ -29,7 +29,7 @@ function takePublication(zone, publication) {
   }
   if (publication.offset !== zone.rev + 1) zone.gaps += 1
   zone.rev = publication.offset
-  for (const event of publication.data.events) {
+  for (const event of parsed(publication.data).events) {
     if (event.type === 'left') zone.users.delete(event.user_id)
     else if (event.type === 'entered' || event.type === 'changed') {
       zone.users.set(event.user.id, event.user.version)
@@ -37,8 +37,8 @@ function takePublication(zone, publication) {
   }
 }
 
-function watch(url, zoneIds) {
-  client = new Centrifuge(url, {
+function watch(url, zoneIds, encoding) {
+  client = new clients[encoding](url, {
     websocket: WebSocket,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
@@ -50,7 +50,7 @@ function watch(url, zoneIds) {
     zones.set(id, zone)
     const subscription = client.newSubscription(`zone:${id}`)
     subscription.on('subscribed', (context) => {
-      if (!context.recovered) takeSnapshot(zone, context.data)
+      if (!context.recovered) takeSnapshot(zone, parsed(context.data))
       tell({
         event: 'subscribed',
         zone: id,
@@ -77,7 +77,7 @@ function report() {
 
 createInterface({ input: process.stdin }).on('line', (line) => {
   const command = JSON.parse(line)
-  if (command.do === 'watch') watch(command.url, command.zones)
+  if (command.do === 'watch') watch(command.url, command.zones, command.encoding)
   else if (command.do === 'report') report()
   else process.exit(0)
 }).on('close', () => process.exit(0))

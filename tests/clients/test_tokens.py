@@ -31,7 +31,10 @@ class Guest:
     Attributes:
         events: All that it told.
         asked: The channels for which it asked for tokens, `None` for the connection.
+        encoding: What the SDK of the present test speaks.
     """
+
+    encoding = "json"
 
     def __init__(self, process: asyncio.subprocess.Process, token_for: TokenFor) -> None:
         self._process = process
@@ -84,8 +87,13 @@ async def guest(
         found = Guest(process, token_for)
         tasks.create_task(found.listen())
         url = f"ws://127.0.0.1:{served.port}/connection/websocket"
-        found.say(do="connect", url=url, token=token)
+        found.say(do="connect", url=url, token=token, encoding=Guest.encoding)
         yield found
+
+
+@pytest.fixture(params=["json", "protobuf"], autouse=True)
+def _each_encoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guest, "encoding", request.param)
 
 
 @pytest.fixture

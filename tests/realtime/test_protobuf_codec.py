@@ -308,14 +308,17 @@ def test_subscriptions_begin_as_in_json(
 ) -> None:
     """With the state, with what was missed, or with nothing, and for as long as a token lasts."""
     start = started(replica(), missed)
-    ours, json_s = (codec.encode_subscribed(300, start, ttl_s) for codec in (PROTOBUF, JSON))
+    ours, json_s = (
+        codec.encode_subscribed(300, start, codec.encode_publications(missed or ()), ttl_s)
+        for codec in (PROTOBUF, JSON)
+    )
     assert as_json(ours, by=PROTOBUF) == as_json(json_s, by=JSON)
 
 
 def test_a_snapshot_is_shared_and_not_copied() -> None:
     """The state in the reply is the replica's own bytes, whatever their size."""
     made = replica(users=2_000)
-    parts = PROTOBUF.encode_subscribed(2, started(made, None))
+    parts = PROTOBUF.encode_subscribed(2, started(made, None), b"")
     assert parts[-1] is made.snapshot()
     (reply,) = read_replies(b"".join(parts))
     assert reply.subscribe.data == made.snapshot()
