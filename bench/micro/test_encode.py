@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+import pytest
+
 from bench.micro.zones import CHANGES_PER_TICK, CHANNEL, Benchmark, changes, state
 from cache.envelope import EnvelopeCodec
 from channels.replica import encode_state
-from realtime.websocket.json_codec import CentrifugeJsonCodec
+from realtime.websocket.centrifuge_codec import CentrifugeCodec
+from realtime.websocket.json_codec import JSON
+from realtime.websocket.protobuf_codec import PROTOBUF
+from realtime.websocket.protobuf_fields import delimited
+from realtime.websocket.protobuf_shapes import COMMAND
+
+RESUMED: Final = {"channel": "zone:F1-Z1", "recover": True, "epoch": "c7890079205903b4"}
+SAYS: Final = [
+    {"id": 1, "connect": {}},
+    *({"id": number, "subscribe": {**RESUMED, "offset": number}} for number in range(2, 22)),
+]
+SAID: Final[dict[CentrifugeCodec, bytes]] = {
+    JSON: b"\n".join(map(msgspec.json.encode, SAYS)),
+    PROTOBUF: b"".join(delimited(COMMAND.write(command)) for command in SAYS),
+}
 
 
 def test_a_change_for_the_bus(benchmark: Benchmark) -> None:
@@ -22,10 +41,17 @@ def test_a_change_from_the_bus(benchmark: Benchmark) -> None:
     assert message.position.rev == 1
 
 
-def test_one_frame_of_what_a_tick_brought(benchmark: Benchmark) -> None:
-    """32 changes as the lines of one WebSocket message: made once for all connections."""
-    frame = benchmark(CentrifugeJsonCodec().encode, changes())
-    assert frame.count(b'"push"') == CHANGES_PER_TICK
+@pytest.mark.parametrize("codec", [JSON, PROTOBUF], ids=["json", "protobuf"])
+def test_one_frame_of_what_a_tick_brought(benchmark: Benchmark, codec: CentrifugeCodec) -> None:
+    """32 changes as one WebSocket message: made once for all connections that speak the same."""
+    frame = benchmark(codec.encode, changes())
+    assert frame.count(b'"tx"') == CHANGES_PER_TICK
+
+
+@pytest.mark.parametrize("codec", [JSON, PROTOBUF], ids=["json", "protobuf"])
+def test_what_a_client_says_that_comes_back(benchmark: Benchmark, codec: CentrifugeCodec) -> None:
+    """`connect` and 20 resumed subscriptions in one message, read for each client."""
+    assert len(benchmark(codec.decode_commands, SAID[codec], 100)) == 21
 
 
 def test_the_state_of_a_thousand_users(benchmark: Benchmark) -> None:

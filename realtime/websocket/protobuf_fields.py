@@ -6,7 +6,7 @@ doesn't allow is `MalformedError`. Contract tests hold both directions to Google
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ _FIXED_32: Final = 5
 
 _FIXED_BYTES: Final = {_FIXED_64: 8, _FIXED_32: 4}
 _KEY_MAX: Final = 2**32
-_LAST_SHIFT: Final = 63
+_VARINT_MAX_BYTES: Final = 10
 _UINT_64: Final = 2**64 - 1
 _ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
 
@@ -62,14 +62,11 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         MalformedError: it is longer, or cut off.
     """
     value = shift = 0
-    for position in range(at, len(data)):
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
+    for end, byte in enumerate(data[at : at + _VARINT_MAX_BYTES], at + 1):
         if byte < 0x80:
-            return value & _UINT_64, position + 1
+            return (value | byte << shift) & _UINT_64, end
+        value |= (byte & 0x7F) << shift
         shift += 7
-        if shift > _LAST_SHIFT:
-            break
     raise MalformedError
 
 
@@ -184,22 +181,44 @@ class Shape:
         """
         found: dict[str, Any] = {}
         parts: dict[str, list[bytes]] = {}
-        at = 0
-        while at < len(data):
-            key, at = read_varint(data, at)
-            value, at = _read_value(data, at, key & 7)
-            allowance.fields -= 1
-            if allowance.fields < 0 or not 7 < key < _KEY_MAX:
-                raise MalformedError
-            name, kind = self._by_key.get(key, _UNKNOWN)
+        for name, kind, value in self._known_fields(data, allowance):
             if isinstance(kind, Kind):
                 found[name] = kind.read(value)
-            elif isinstance(value, bytes) and kind is not None:
+            else:
                 parts.setdefault(name, []).append(value)
                 found[name] = kind
         for name, pieces in parts.items():
             found[name] = found[name].read(b"".join(pieces), allowance)
         return found
+
+    def _known_fields(
+        self, data: bytes, allowance: Allowance
+    ) -> Iterator[tuple[str, Kind | Shape, Any]]:
+        """Yield the fields that are known, with what is on the wire."""
+        by_key, end, at = self._by_key, len(data), 0
+        while at < end:
+            allowance.fields -= 1
+            # Nearly all keys, lengths and numbers are single bytes: no call is made for these.
+            key = data[at]
+            at += 1
+            if key >= 0x80:
+                key, at = read_varint(data, at - 1)
+            value: int | bytes
+            if key & 7 == _VARINT and at < end and data[at] < 0x80:
+                value = data[at]
+                at += 1
+            elif key & 7 == _LENGTH and at < end and at + data[at] < end and data[at] < 0x80:
+                value = data[at + 1 : at + 1 + data[at]]
+                at += 1 + data[at]
+            else:
+                value, at = _read_value(data, at, key & 7)
+            field = by_key.get(key)
+            if field is not None:
+                yield *field, value
+            elif not 7 < key < _KEY_MAX:
+                raise MalformedError
+            if allowance.fields < 0:
+                raise MalformedError
 
     def write(self, values: Mapping[str, Any]) -> bytes:
         """Write a message. Values that are false, zero, empty or `None` are left out, as readers
@@ -216,9 +235,6 @@ class Shape:
             elif value:
                 written += varint(key) + kind.write(value)
         return bytes(written)
-
-
-_UNKNOWN: Final[tuple[str, Kind | Shape | None]] = ("", None)
 
 
 def key_of(number: int, kind: Kind | Shape) -> int:

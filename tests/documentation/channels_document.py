@@ -58,7 +58,8 @@ def channels_document() -> Schema:
             "websocket": {
                 "address": "/connection/websocket",
                 "description": "The Centrifuge client protocol; one or more objects in a message, "
-                "one a line. Also at /ws.",
+                "one a line. Also at /ws. With the subprotocol centrifuge-protobuf the same in "
+                "Protobuf: see protocol.md.",
                 "messages": _references([*_COMMANDS, "server_message"]),
             },
             "event_stream": {
