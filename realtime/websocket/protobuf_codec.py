@@ -13,6 +13,7 @@ import msgspec
 
 from channels.changes import Change
 from channels.positions import Position
+from channels.presence import Difference
 from channels.subscribers import EndReason, Start
 from realtime.websocket.centrifuge_codec import (
     END_REASONS,
@@ -21,6 +22,7 @@ from realtime.websocket.centrifuge_codec import (
     CentrifugeCodec,
     Command,
     Problem,
+    present,
     problem_body,
     require_usable,
     staleness_data,
@@ -195,6 +197,18 @@ class CentrifugeProtobufCodec(CentrifugeCodec):
         """Encode the push that ends one subscription."""
         body = {"code": int(reason), "reason": END_REASONS[reason]}
         return delimited(REPLY.write({"push": {"channel": channel, "unsubscribe": body}}))
+
+    def encode_attendance(self, difference: Difference) -> list[bytes]:
+        """Encode the pushes that tell who came to a channel and who left it, one for each."""
+        return [
+            delimited(
+                REPLY.write(
+                    {"push": {"channel": difference.channel, what: {"info": present(client, user)}}}
+                )
+            )
+            for what, clients in (("join", difference.joined), ("leave", difference.left))
+            for client, user in clients.items()
+        ]
 
     def encode_staleness(self, since_ms: int | None) -> bytes:
         """Encode the push that tells since when the picture is not verified; `None`: live."""

@@ -157,6 +157,18 @@ JSON_BYTES: Final = Kind(_LENGTH, _document, lambda value: delimited(msgspec.jso
 """Bytes for Protobuf, a JSON document for us."""
 
 
+class MapOf(NamedTuple):
+    """What a field holds that is a map from strings to messages; it can only be written."""
+
+    shape: Shape
+
+    def entries(self, values: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:
+        """Write the entries, which are messages of a key and a value."""
+        key, value = varint(key_of(1, STRING)), varint(key_of(2, self.shape))
+        for text, held in values.items():
+            yield delimited(key + STRING.write(text) + value + delimited(self.shape.write(held)))
+
+
 class Shape:
     """A message: those of its fields that are known here. Others are ignored.
 
@@ -166,11 +178,15 @@ class Shape:
 
     __slots__ = ("_by_key", "_by_name")
 
-    def __init__(self, **fields: tuple[int, Kind | Shape]) -> None:
+    def __init__(self, **fields: tuple[int, Kind | Shape | MapOf]) -> None:
         self._by_name = {
             name: (key_of(number, kind), kind) for name, (number, kind) in fields.items()
         }
-        self._by_key = {key: (name, kind) for name, (key, kind) in self._by_name.items()}
+        self._by_key = {
+            key: (name, kind)
+            for name, (key, kind) in self._by_name.items()
+            if not isinstance(kind, MapOf)
+        }
 
     def read(self, data: bytes, allowance: Allowance) -> dict[str, Any]:
         """Read a message: of a field that comes again the last counts, and messages are merged.
@@ -232,11 +248,13 @@ class Shape:
             key, kind = self._by_name[name]
             if isinstance(kind, Shape):
                 written += varint(key) + delimited(kind.write(value))
+            elif isinstance(kind, MapOf):
+                written += b"".join(varint(key) + entry for entry in kind.entries(value))
             elif value:
                 written += varint(key) + kind.write(value)
         return bytes(written)
 
 
-def key_of(number: int, kind: Kind | Shape) -> int:
+def key_of(number: int, kind: Kind | Shape | MapOf) -> int:
     """Return what a field begins with."""
     return number << 3 | (kind.wire_type if isinstance(kind, Kind) else _LENGTH)

@@ -16,6 +16,7 @@ from realtime.websocket.protobuf_fields import (
     STRING,
     UINT_32,
     UINT_64,
+    MapOf,
     Shape,
 )
 
@@ -32,6 +33,7 @@ _SUBSCRIBE_REQUEST: Final = Shape(
     epoch=(6, STRING),
     offset=(7, UINT_64),
     data=(8, JSON_BYTES),
+    join_leave=(11, BOOL),
     flag=(14, INT_64),
 )
 _HISTORY_REQUEST: Final = Shape(
@@ -60,9 +62,12 @@ COMMAND: Final = Shape(
 # From nodes
 
 _PUBLICATION: Final = Shape(data=(4, JSON_BYTES), offset=(6, UINT_64), time=(9, INT_64))
+_CLIENT: Final = Shape(user=(1, STRING), client=(2, STRING))
 _PUSH: Final = Shape(
     channel=(2, STRING),
     pub=(4, _PUBLICATION),
+    join=(5, Shape(info=(1, _CLIENT))),
+    leave=(6, Shape(info=(1, _CLIENT))),
     unsubscribe=(7, Shape(code=(2, UINT_32), reason=(3, STRING))),
     message=(8, Shape(data=(1, JSON_BYTES))),
 )
@@ -84,6 +89,8 @@ REPLY: Final = Shape(
         ),
     ),
     unsubscribe=(7, NOTHING),
+    presence=(9, Shape(presence=(1, MapOf(_CLIENT)))),
+    presence_stats=(10, Shape(num_clients=(1, UINT_32), num_users=(2, UINT_32))),
     ping=(12, NOTHING),
     rpc=(13, Shape(data=(1, JSON_BYTES))),
     refresh=(

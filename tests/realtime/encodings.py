@@ -20,7 +20,14 @@ Json = dict[str, Any]
 
 UNKNOWN_FIELD: Final = b"\x9a\x06\x00"
 """Field 99, empty: what a protocol to come may have."""
-_WITH_OFFSET: Final = frozenset({"Publication", "SubscribeResult", "HistoryResult"})
+_ALWAYS_THERE: Final[dict[str, Json]] = {
+    "Publication": {"offset": 0},
+    "SubscribeResult": {"offset": 0},
+    "HistoryResult": {"offset": 0},
+    "ClientInfo": {"user": ""},
+    "PresenceResult": {"presence": {}},
+}
+"""What JSON says although it is nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def fill(message: Any, values: Mapping[str, Any]) -> Any:
 
 def values_of(message: Any) -> Json:
     """Return a Protobuf message as the JSON encoding would have it."""
-    found: Json = {"offset": 0} if message.DESCRIPTOR.name in _WITH_OFFSET else {}
+    found: Json = {**_ALWAYS_THERE.get(message.DESCRIPTOR.name, {})}
     for field, value in message.ListFields():
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             found[field.name] = {key: values_of(entry) for key, entry in value.items()}

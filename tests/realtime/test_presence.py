@@ -50,6 +50,7 @@ async def told(talker: Talker) -> tuple[str, str]:
     return what, body["info"]["client"]
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_presence_names_who_watches_and_no_others() -> None:
     """Who asks need not watch. Who left, or unsubscribed, is gone at once."""
     async with AsyncExitStack() as stack:
@@ -65,6 +66,7 @@ async def test_presence_names_who_watches_and_no_others() -> None:
         assert await present(asking) == {second}
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_stats_count_clients_and_each_unknown_user_for_itself() -> None:
     """As nobody asked for tokens, nobody is known."""
     async with served() as world, world.talker(A) as one, world.talker(A):
@@ -72,6 +74,7 @@ async def test_stats_count_clients_and_each_unknown_user_for_itself() -> None:
         assert reply["presence_stats"] == {"num_clients": 2, "num_users": 2}
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_more_clients_than_may_be_named_are_counted() -> None:
     """Error 106 for the names, and the right numbers all the same."""
     async with served(presence_max_clients=1) as world, world.talker(A) as one:
@@ -94,6 +97,7 @@ async def test_event_streams_watch_as_well() -> None:
         assert user == ""
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_who_asked_for_them_is_told_of_joins_and_leaves() -> None:
     """From the subscription on, until it ends; others are told nothing."""
     async with AsyncExitStack() as stack:

@@ -12,6 +12,7 @@ from centrifuge.protocol import client_pb2  # type: ignore[import-untyped]  # it
 from channels.changes import Change, ChannelState
 from channels.events import Entered, Left, User, Zone
 from channels.positions import Position
+from channels.presence import Difference
 from channels.replica import Replica
 from channels.subscribers import EndReason, Start
 from realtime.settings import Settings
@@ -274,6 +275,10 @@ RESULTS: dict[str, Json] = {
         "ttl": 600,
     },
     "unsubscribe": {},
+    "presence": {
+        "presence": {"": {"client": "c", "user": "ada"}, "b" * 200: {"client": "d", "user": ""}}
+    },
+    "presence_stats": {"num_clients": 300, "num_users": 2},
     "ping": {},
     "rpc": {"data": {"channel": "zone:A", "rev": 42, "digest": "1-0d3a6f52"}},
     "refresh": {"client": "c", "version": "v", "expires": True, "ttl": 2**32 - 1},
@@ -342,6 +347,15 @@ def test_ends_and_staleness_are_as_in_json(reason: EndReason) -> None:
         assert as_json(PROTOBUF.encode_staleness(since_ms), by=PROTOBUF) == as_json(
             JSON.encode_staleness(since_ms), by=JSON
         )
+
+
+def test_joins_and_leaves_are_as_in_json() -> None:
+    """One push for each, of clients whose user is known or not."""
+    difference = Difference("zone:A", {"c": "ada", "d": ""}, {"e": "Ädá"})
+    ours, json_s = (codec.encode_attendance(difference) for codec in (PROTOBUF, JSON))
+    assert len(ours) == 3
+    for push, json_push in zip(ours, json_s, strict=True):
+        assert as_json(push, by=PROTOBUF) == as_json(json_push, by=JSON)
 
 
 @pytest.mark.parametrize("changes", [(LEFT,), (ENTERED, LEFT), MANY * 20], ids=["1", "2", "780"])
