@@ -1,4 +1,4 @@
-"""The dashboard: frames a second in headless Chromium while many people move."""
+"""The dashboard: frames a second in headless Chromium while many move, by its own tracing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, async_playwright, expect
 
+from bench import browser_trace
+from bench.browser_trace import PageTrace
 from bench.machine import MissingError
 from db.migrate import upgrade
 from tests.nodes import NodeProcess
@@ -25,28 +28,42 @@ MOVES_PER_TRANSACTION = 10
 RUNS = 3
 SECONDS = 8.0
 
-# Count frames, and the longest pause between two, until asked.
-COUNT = """
+# A dot that is elsewhere in each frame, so that one that isn't drawn is one that was due.
+WANT_FRAMES = """
 () => {
-    window.frames_seen = 0
-    window.longest_ms = 0
-    let before = performance.now()
-    const count = (at) => {
-        window.frames_seen++
-        window.longest_ms = Math.max(window.longest_ms, at - before)
-        before = at
-        requestAnimationFrame(count)
+    const dot = document.body.appendChild(document.createElement('div'))
+    Object.assign(dot.style, {
+        position: 'fixed', bottom: 0, width: '2px', height: '2px', background: 'red',
+        willChange: 'transform',
+    })
+    let frames = 0
+    const want = () => {
+        dot.style.transform = `translateX(${++frames % 60}px)`
+        requestAnimationFrame(want)
     }
-    requestAnimationFrame(count)
+    want()
 }
 """
-COUNTED = """
-() => {
-    const counted = [window.frames_seen, window.longest_ms]
-    window.frames_seen = window.longest_ms = 0
-    return counted
-}
-"""
+
+
+@dataclass
+class Watched:
+    """What was seen of a page.
+
+    Attributes:
+        moves_per_s: How many people moved while it was looked at; 0: nobody.
+        seconds: How long it was looked at.
+        trace: What its browser did.
+    """
+
+    moves_per_s: float
+    seconds: float
+    trace: PageTrace
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames drawn in a second."""
+        return self.trace.drawn / self.seconds
 
 
 async def _furnish(http: httpx.AsyncClient) -> list[str]:
@@ -77,26 +94,28 @@ async def _move(http: httpx.AsyncClient, zones: list[str], seconds: float) -> fl
     return moves / (time.perf_counter() - began_s)
 
 
-async def _look(page: Page, http: httpx.AsyncClient, url: str) -> dict[str, list[float]]:
+async def _look(browser: Browser, http: httpx.AsyncClient, url: str) -> list[Watched]:
+    """Look at the page in turn with nobody moving and with many."""
     zones = await _furnish(http)
+    page = await browser.new_page(viewport={"width": 1440, "height": 900})
     await page.goto(url)
     await expect(page.locator("body")).to_have_attribute("data-state", "live", timeout=60_000)
-    await page.evaluate(COUNT)
-    found: dict[str, list[float]] = {"quiet": [], "moving": [], "longest_ms": [], "moves": []}
-    for _ in range(RUNS):
-        await page.evaluate(COUNTED)
-        await asyncio.sleep(SECONDS)
-        frames, _longest = await page.evaluate(COUNTED)
-        found["quiet"].append(frames / SECONDS)
+    await page.evaluate(WANT_FRAMES)
+    found = []
+    for is_moving in [False, True] * RUNS:
+        await browser_trace.begin(browser, page)
         began_s = time.perf_counter()
-        found["moves"].append(await _move(http, zones, SECONDS))
-        frames, longest_ms = await page.evaluate(COUNTED)
-        found["moving"].append(frames / (time.perf_counter() - began_s))
-        found["longest_ms"].append(longest_ms)
+        moves_per_s = 0.0
+        if is_moving:
+            moves_per_s = await _move(http, zones, SECONDS)
+        else:
+            await asyncio.sleep(SECONDS)
+        seconds = time.perf_counter() - began_s
+        found.append(Watched(moves_per_s, seconds, await browser_trace.end(browser)))
     return found
 
 
-async def _measure(folder: Path, chromium: str) -> dict[str, list[float]]:
+async def _measure(folder: Path, chromium: str) -> list[Watched]:
     url = f"sqlite+aiosqlite:///{folder / 'bench.db'}"
     await upgrade(url)
     node = NodeProcess(folder, {"database_url": url})
@@ -108,9 +127,8 @@ async def _measure(folder: Path, chromium: str) -> dict[str, list[float]]:
         ):
             arguments = ["--no-sandbox", "--disable-gpu"]
             browser = await playwright.chromium.launch(executable_path=chromium, args=arguments)
-            page = await browser.new_page(viewport={"width": 1440, "height": 900})
             try:
-                return await _look(page, http, node.url)
+                return await _look(browser, http, node.url)
             finally:
                 await browser.close()
     finally:
@@ -124,15 +142,32 @@ def dashboard() -> dict[str, Any]:
         raise MissingError("Chromium: install chromium-headless-shell")
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(_measure(Path(folder), chromium))
-    value, peer_value = statistics.median(found["moving"]), statistics.median(found["quiet"])
+    moving = [watched for watched in found if watched.moves_per_s]
+    quiet = [watched for watched in found if not watched.moves_per_s]
+    value, peer_value = (
+        statistics.median(watched.frames_per_s for watched in each) for each in (moving, quiet)
+    )
     return {
         "what": f"dashboard, {ZONES} zones, {PEOPLE} people,"
-        f" {statistics.median(found['moves']):.0f} moves/s,"
-        f" longest frame {max(found['longest_ms']):.0f} ms",
+        f" {statistics.median(watched.moves_per_s for watched in moving):.0f} moves/s",
         "value": value,
         "unit": "frames per second",
         "peer": "the same page, nobody moving",
         "peer_value": peer_value,
         "ratio": value / peer_value,
         "runs": RUNS,
+        "more": _more(moving),
+    }
+
+
+def _more(moving: list[Watched]) -> dict[str, float]:
+    """Return what the traces tell besides, of the median run."""
+    of = sorted(moving, key=lambda watched: watched.frames_per_s)[len(moving) // 2]
+    trace = of.trace
+    return {
+        "dropped frames/s": trace.dropped / of.seconds,
+        "long tasks/s": trace.long_tasks / of.seconds,
+        "longest task ms": trace.longest_task_ms,
+        "main thread %": trace.busy_ms / of.seconds / 10,
+        **{f"of it {kind} %": 100 * share for kind, share in trace.shares.items()},
     }

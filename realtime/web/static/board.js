@@ -133,6 +133,7 @@ export class Board {
       if (isIntersecting && !tile.wasSeen) this.#past.ask(tile)
       tile.wasSeen ||= isIntersecting
       tile.isVisible = isIntersecting
+      tile.element.classList.toggle('unseen', !isIntersecting)
     }
   }
 
