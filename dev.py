@@ -53,6 +53,9 @@ PROGRAMS = {
     "pgbouncer": ("pgbouncer",),
     "nodejs": ("node",),
     "npm": ("npm",),
+    # Whose completion of commands is tried.
+    "zsh": ("zsh",),
+    "fish": ("fish",),
     # What the deployment is tested with: its load balancer, alert rules, compose file, secrets.
     "nginx-light": ("nginx",),
     "prometheus": ("promtool",),
