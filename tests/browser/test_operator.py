@@ -117,6 +117,8 @@ async def test_all_of_it_works_without_a_mouse(
     await page.keyboard.press("Enter")
     await expect(chip(page, grace, "Z3")).to_be_visible()
     await expect(dialog).to_have_count(0)
+    # They are shown there before the service has said so.
+    await expect(page.locator(".pending")).to_have_count(0)
     assert await zone_of(api, grace) == "Z3"
     await chip(page, grace, "Z3").locator(".chip").press("Enter")
     await page.keyboard.press("Escape")
