@@ -8,6 +8,7 @@ import pty
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +16,9 @@ import pytest
 from realtime.client import Changed, Entered, Left, Replaced, UserChanged, watch
 from realtime.demo.building import ASSEMBLY, Building
 from realtime.demo.day import CLOSES_MIN, DAY_MIN, Day, Move
-from tests.realtime.command_line import PROGRAM, environment
+from tests.realtime.auth.minter import Minter
+from tests.realtime.command_line import PROGRAM, environment, zonecast
+from tests.realtime.conftest import LiveNode, serving, settings_of_test
 
 MORNING_MIN = 7.5 * 60
 INTERRUPTED = 130
@@ -168,6 +171,57 @@ async def test_a_demo_that_the_service_refuses_ends_with_one_line(demo: Demo) ->
     _, errors = await demo.process.communicate()
     assert (demo.process.returncode, errors.count(b"\n")) == (1, 1), errors
     assert errors.startswith(b"zonecast: POST /transfers: 404 ")
+
+
+@pytest.fixture
+async def guarded(sqlite_url: str) -> AsyncIterator[LiveNode]:
+    """A node that asks for tokens."""
+    async with serving(settings_of_test(database_url=sqlite_url, **Minter().settings())) as live:
+        yield live
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", ["variable", "option", "file"])
+async def test_it_moves_people_on_a_node_that_asks_for_a_token(
+    guarded: LiveNode, tmp_path: Path, way: str
+) -> None:
+    """The token is the variable's, the option's, or in a file; it is not told."""
+    token = Minter().token(zones=["*"], scope="read write")
+    file = tmp_path / "token"
+    await asyncio.to_thread(file.write_text, token)
+    options = {"option": ["--token", token], "file": ["--token-file", str(file)]}.get(way, [])
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *("demo", "--url", guarded.url, "--people", "40", "--speed", "600", *options),
+        env=environment(**{"token": token} if way == "variable" else {}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        headline = (await process.stdout.readline()).decode()
+        assert f"40 people in 29 zones: the dashboard is at {guarded.url}/" in headline
+        async with watch(guarded.url, ["F0-Lobby"], token=token) as zones:
+            async for update in zones:
+                if isinstance(update, Changed):
+                    break
+        process.send_signal(signal.SIGINT)
+        printed, _ = await process.communicate()
+        assert process.returncode == INTERRUPTED, printed
+        assert token not in printed.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.mark.timeout(120)
+async def test_a_node_that_asks_for_a_token_gets_one_line_without(guarded: LiveNode) -> None:
+    """Which says what is missing."""
+    code, _, errors = await asyncio.to_thread(zonecast, "demo", "--url", guarded.url)
+    assert (code, errors.count("\n")) == (1, 1), errors
+    assert " 401 " in errors
 
 
 @pytest.mark.timeout(300)
