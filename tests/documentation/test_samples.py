@@ -33,6 +33,16 @@ def test_every_sample_is_run_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["nginx-nodes", "nginx-upgrade", "nginx-headers", "nginx-streams", "nginx-inside"]
+)
+def test_what_a_page_has_of_nginx_is_in_the_file_that_tests_run(name: str) -> None:
+    """See `tests/balancers.py`; the file indents it more."""
+    file = (ROOT / "docs" / "operations" / "nginx.conf").read_text()
+    lines = [line.strip() for line in SAMPLES[name].code.splitlines()]
+    assert "\n".join(lines) in "\n".join(line.strip() for line in file.splitlines())
+
+
+@pytest.mark.parametrize(
     ("name", "ready", "told"),
     [
         (
