@@ -32,6 +32,8 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py bench [ARGUMENTS]  measure (`bench --help` tells what)
   python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
                                     get: --minutes M --seed S [--json FILE]
+  python3 dev.py fuzz [ARGUMENTS]   feed whatever reads foreign bytes, guided by the branches that they
+                                    reach: [TARGET...] --seconds N
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
   python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write;
                                     `docs picture` records the README's moving picture anew
@@ -64,7 +66,7 @@ PROGRAMS = {
 }
 """What only some tests need: Debian's packages, and the programs of which one is enough."""
 PEERS = ROOT / "bench" / "peers"
-EXTRAS = ("", "test", "test,bench")
+EXTRAS = ("", "test", "test,bench", "test,bench,fuzz")
 """What may be installed with it, each with more than the one before."""
 APT_RETRY_AFTER_S = 24 * 3600
 MIN_PYTHON = (3, 11)
@@ -322,6 +324,12 @@ def soak(arguments: Sequence[str]) -> int:
     return become(["-m", "tests.faults.soak", *arguments])
 
 
+def fuzz(arguments: Sequence[str]) -> int:
+    set_up("test,bench,fuzz")
+    os.chdir(ROOT)
+    return become(["-m", "tests.guided", *arguments])
+
+
 def bugs(arguments: Sequence[str]) -> int:
     set_up("test")
     set_up_programs()
@@ -358,6 +366,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "fix": fix,
     "bench": bench,
     "soak": soak,
+    "fuzz": fuzz,
     "bugs": bugs,
     "newcomer": newcomer,
     "docs": docs,

@@ -13,6 +13,8 @@ from channels.names import InvalidChannelError, parse_channel
 from channels.ports import BusMessage
 from channels.positions import MAX_REV, Position
 
+UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are no JSON of the type that is wanted."""
 VERSION: Final = 1
 """Raised only when what an older node reads out of an envelope would be wrong. Keys that are added
 are no reason: they are ignored by who doesn't know them."""
@@ -52,6 +54,11 @@ class NewerEnvelopeError(ValueError):
         self.version = version
 
 
+def why_unreadable(error: Exception) -> str:
+    """Say why bytes are unreadable, without a word of theirs."""
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
+
+
 class _VersionOnly(msgspec.Struct):
     v: int
 
@@ -62,7 +69,7 @@ _VERSION_DECODER = msgspec.json.Decoder(_VersionOnly)
 def _version_of(data: bytes) -> int:
     try:
         return _VERSION_DECODER.decode(data).v
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return 0
 
 
@@ -126,10 +133,10 @@ class EnvelopeCodec:
         try:
             envelope = self._decoder.decode(data)
             parts = tuple((parse_channel(name), rev) for name, rev in envelope.parts)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             if (version := _version_of(data)) > VERSION:
                 raise NewerEnvelopeError(version) from None
-            raise MalformedEnvelopeError(str(error)[:200]) from None
+            raise MalformedEnvelopeError(why_unreadable(error)) from None
         except InvalidChannelError:
             if envelope.v > VERSION:
                 raise NewerEnvelopeError(envelope.v) from None
@@ -143,7 +150,7 @@ class EnvelopeCodec:
             try:
                 events_json = bytes(envelope.events)
                 events = decode_events(events_json)
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 events, events_json = None, None
         position = Position(envelope.epoch, envelope.rev)
         return BusMessage(

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from cache.client import REDIS_ERRORS, Connector, reason_of
+from cache.envelope import UNREADABLE, why_unreadable
 from channels.ports import UnavailableError
 from channels.presence import Asked, Count, Counted, Headcount
 
@@ -302,9 +303,9 @@ class RedisNodes:
     async def _take(self, data: bytes, count: Count) -> None:
         try:
             message = _decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             # Who asked is told that this node does not answer.
-            _logger.warning("presence: dropped a message: %s", str(error)[:200])
+            _logger.warning("presence: dropped a message: %s", why_unreadable(error))
             return
         if isinstance(message, _Answer):
             question = self._questions.get(message.number)

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from cache.envelope import UNREADABLE
+
 UsersDict = Mapping[str, Any]
 """By global id in decimal: what `GET /users-dict` answers with."""
 
@@ -171,7 +173,7 @@ class NearCopy:
 def _decode_header(line: bytes) -> _Header:
     try:
         header = _HEADER_DECODER.decode(line)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise MalformedValueError("the first line is no description") from None
     if header.v > _VERSION:
         raise MalformedValueError("of a newer release")

@@ -128,6 +128,7 @@ def test_an_older_envelope_without_what_came_later_is_read(codec: EnvelopeCodec)
         b"null",
         b"{",
         b"\xff\xfe\x00",
+        json.dumps(GOOD).encode().replace(b'"tx": "', b'"tx": "\xdd'),
         b"[" * 100_000,
         b'{"v":1,"events":' + b"[" * 100_000,
         *(

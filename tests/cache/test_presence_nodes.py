@@ -254,7 +254,13 @@ async def test_a_frozen_redis_costs_a_bounded_wait(own_redis: RedisServer) -> No
         await asking.until_it_knows()
 
 
-@pytest.mark.parametrize("message", [b"", b"no JSON", b"{}", b'{"is":"dance"}', b"[" * 5_000])
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(b"", b"no JSON", b"{}", b'{"is":"dance"}', b"[" * 5_000),
+        b'{"is":"ask","number":1,"node":"\xdd","channels":{}}',
+    ],
+)
 async def test_messages_that_cannot_be_read_are_dropped(
     redis_url: str, message: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
