@@ -32,7 +32,7 @@ Zonecast: who is in which zone, true on every screen that watches.
   python3 dev.py bench [ARGUMENTS]  measure (`bench --help` tells what)
   python3 dev.py soak [ARGUMENTS]   break everything at random for minutes, and check what clients
                                     get: --minutes M --seed S [--json FILE]
-  python3 dev.py fuzz [ARGUMENTS]   feed whatever reads foreign bytes, guided by the branches reached:
+  python3 dev.py fuzz [ARGUMENTS]   feed whatever reads foreign bytes, guided by what they reach:
                                     [TARGET...] --seconds N
   python3 dev.py bugs [WORDS]       make known bugs one by one, and show which test notices each
   python3 dev.py docs [serve]       build the documentation into .site, or serve it while you write;
