@@ -1,0 +1,1 @@
+"""Guided fuzzing: inputs that grow by the branches that they reach."""
