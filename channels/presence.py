@@ -30,9 +30,41 @@ class Headcount:
     @classmethod
     def of_clients(cls, clients: Clients, *, is_named: bool) -> Headcount:
         """Count clients, and name them if that is wanted."""
-        known = frozenset(mark_of(user) for user in set(clients.values()) if user)
-        anonymous = sum(not user for user in clients.values())
-        return cls(len(clients), clients if is_named else None, anonymous, known)
+        tally = Tally(len(clients) if is_named else -1)
+        for client, user in clients.items():
+            tally.add(client, user)
+        return tally.headcount()
+
+
+class Tally:
+    """A headcount in the making: many are counted in pieces, between which others have the loop.
+
+    Args:
+        max_clients: How many are named; one more, and none is.
+    """
+
+    def __init__(self, max_clients: int) -> None:
+        self._max_clients = max_clients
+        self._clients: dict[str, str] = {}
+        self._marks: dict[str, int] = {}
+        self._anonymous = 0
+        self._count = 0
+
+    def add(self, client: str, user: str) -> None:
+        """Count a client."""
+        self._count += 1
+        if self._count <= self._max_clients:
+            self._clients[client] = user
+        if not user:
+            self._anonymous += 1
+        elif user not in self._marks:
+            self._marks[user] = mark_of(user)
+
+    def headcount(self) -> Headcount:
+        """Return who was counted."""
+        named = self._clients if self._count <= self._max_clients else None
+        users = frozenset(self._marks.values())
+        return Headcount(self._count, named, self._anonymous, users)
 
 
 def mark_of(user: str) -> int:

@@ -15,10 +15,10 @@ from channels.presence import (
     Clients,
     Counted,
     Difference,
-    Headcount,
     Nodes,
     NoOtherNodes,
     Presence,
+    Tally,
 )
 from channels.subscribers import Subscriber
 from realtime.connections import Connections
@@ -151,20 +151,19 @@ class Attendance:
 
     async def count(self, channels: Asked) -> Counted:
         """Count who watches channels here; those that nobody watches are left out. Cancel-safe."""
-        found: dict[str, Headcount] = {}
+        found = {}
         for channel, is_named in channels.items():
             watchers = self._feed.watchers_of(channel)
             if not watchers:
                 continue
-            clients: dict[str, str] = {}
+            tally = Tally(self._settings.presence_max_clients if is_named else -1)
             for index, watcher in enumerate(watchers, 1):
                 card = self._connections.card_of(watcher)
                 if card is not None:
-                    clients[card.connection_id] = card.subject
+                    tally.add(card.connection_id, card.subject)
                 if index % SLICE == 0:
                     await asyncio.sleep(0)
-            is_few = len(clients) <= self._settings.presence_max_clients
-            found[channel] = Headcount.of_clients(clients, is_named=is_named and is_few)
+            found[channel] = tally.headcount()
         return found
 
     # Joins and leaves

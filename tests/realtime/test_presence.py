@@ -13,7 +13,7 @@ import pytest
 from channels.ports import UnavailableError
 from channels.presence import Asked, Count, Counted, Headcount
 from realtime.connections import Card, Connections
-from realtime.presence import Attendance, TooManyWaitingError
+from realtime.presence import SLICE, Attendance, TooManyWaitingError
 from realtime.presence_settings import PresenceSettings
 from realtime.websocket.session import Session
 from tests.realtime.raw_socket import raw_socket
@@ -204,6 +204,27 @@ async def test_followed_channels_are_bounded() -> None:
         async with asyncio.timeout(5):
             while "error" in await one.ask("subscribe", channel="zone:C", join_leave=True):
                 pass
+
+
+async def test_a_crowd_is_counted_in_pieces() -> None:
+    """Others have the loop after each thousand; nobody is left out or counted twice."""
+    crowd = 3 * SLICE + 1
+    connections, watchers = Connections(crowd), [StandIn() for _ in range(crowd)]
+    for number, watcher in enumerate(watchers):
+        connection: Any = watcher
+        connections.admit(connection, Card(str(number), "sse", subject=f"u{number % 7}"))
+    feed: Any = NoFeed()
+    feed.watchers_of = lambda _: watchers
+    attendance = Attendance(feed, connections, PresenceSettings())
+    turns = 0
+    async with asyncio.TaskGroup() as tasks:
+        counting = tasks.create_task(attendance.count({A: True}))
+        while not counting.done():
+            turns += 1
+            await asyncio.sleep(0)
+    found = (await counting)[A]
+    assert turns >= 4
+    assert (found.count, found.clients, len(found.users), found.anonymous) == (crowd, None, 7, 0)
 
 
 # Other nodes, as the attendance sees them.
