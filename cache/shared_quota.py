@@ -62,7 +62,8 @@ class SharedQuota:
         retry_after_s: float = 1.0,
     ) -> None:
         self._redis = redis
-        self._prefix = f"{key_prefix}:quota:"
+        # In the slot of the users dict, to whose owner clients of a cluster connect.
+        self._prefix = f"{{{key_prefix}:users}}:quota:"
         self._arguments = (1_000_000 / per_s, burst)
         self._command_timeout_s = command_timeout_s
         self._retry_after_s = retry_after_s

@@ -33,7 +33,7 @@ from db.occupancy import occupy
 from db.retention import Retention
 from realtime.api import add_api
 from realtime.auth.assembly import running_gate
-from realtime.configuration import database_config, feed_config, redis_config, retention_config
+from realtime.configuration import database_config, feed_config, redis_connector, retention_config
 from realtime.connections import Connections
 from realtime.descriptors import raise_limit, room_for_connections
 from realtime.limits import Limits, rate_of
@@ -96,9 +96,10 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
         change_log = DatabaseChangeLog(database, timeout_s=settings.statement_timeout_s)
         stack.push_async_callback(change_log.close)
         invalidation = Invalidation()
-        bus, cache = build_bus_and_cache(settings, node_id, invalidation)
+        redis = redis_connector(settings)
+        bus, cache = build_bus_and_cache(settings, node_id, invalidation, redis)
         stack.push_async_callback(cache.close)
-        quota = await stack.enter_async_context(request_quota(settings, node_id, metrics))
+        quota = await stack.enter_async_context(request_quota(settings, node_id, metrics, redis))
         async with owning_tasks() as tasks:
             wire: Bus = bus if tracing is None else tracing.around(bus)
             feed = Feed(change_log, wire, metrics, feed_config(settings), tasks)
@@ -140,7 +141,7 @@ async def running_node(settings: Settings) -> AsyncIterator[Node]:
                 max_per_address=settings.max_connections_per_address,
                 max_per_subject=settings.max_connections_per_subject,
             )
-            attendance = build_attendance(settings, node_id, feed, connections)
+            attendance = build_attendance(settings, node_id, feed, connections, redis)
             tasks.create_task(attendance.run())
             yield Node(
                 node_id=node_id,
@@ -231,7 +232,7 @@ async def verify_cache(
 
 
 def build_bus_and_cache(
-    settings: Settings, node_id: str, invalidation: Invalidation
+    settings: Settings, node_id: str, invalidation: Invalidation, redis: Connector | None
 ) -> tuple[RedisBus | ClusterBus | ProcessBus, RedisCache]:
     """Build both on Redis, or inside the process where there is none."""
     caching = CacheConfig(
@@ -239,9 +240,8 @@ def build_bus_and_cache(
         ttl_s=settings.users_dict_ttl_s,
         command_timeout_s=settings.redis_timeout_s,
     )
-    if settings.redis_url is None:
+    if redis is None:
         return ProcessBus(invalidation), RedisCache(None, invalidation, caching)
-    redis = redis_config(settings, settings.redis_url)
     config = BusConfig(
         subscribe_confirm_s=settings.bus_confirm_s,
         publish_timeout_s=settings.redis_timeout_s,
@@ -249,28 +249,26 @@ def build_bus_and_cache(
         deaf_after_s=settings.bus_deaf_after_s,
         limits=EnvelopeLimits(max_bytes=settings.bus_message_max_bytes),
     )
-    connector = Connector(redis)
-    client = connector.create_client(
-        name=f"zonecast:{node_id}:cache", max_connections=redis.max_connections
+    client = redis.create_client(
+        name=f"zonecast:{node_id}:cache", max_connections=redis.config.max_connections
     )
-    kind = RedisBus if connector.cluster is None else ClusterBus
-    bus = kind(connector, node_id, invalidation, config)
-    caching = replace(caching, is_cluster=redis.is_cluster)
+    kind = RedisBus if redis.cluster is None else ClusterBus
+    bus = kind(redis, node_id, invalidation, config)
+    caching = replace(caching, is_cluster=redis.config.is_cluster)
     return bus, RedisCache(client, invalidation, caching)
 
 
 @asynccontextmanager
 async def request_quota(
-    settings: Settings, node_id: str, metrics: Metrics
+    settings: Settings, node_id: str, metrics: Metrics, redis: Connector | None
 ) -> AsyncIterator[RequestQuota | None]:
     """Count requests, over all nodes where there is Redis; yield `None` where nobody asked to."""
     rate = rate_of(settings.requests_per_s, settings.requests_burst)
-    if rate is None or settings.redis_url is None:
+    if rate is None or redis is None:
         yield None if rate is None else RequestQuota(rate, None)
         return
-    redis = redis_config(settings, settings.redis_url)
-    client = Connector(redis).create_client(
-        name=f"zonecast:{node_id}:quota", max_connections=redis.max_connections
+    client = redis.create_client(
+        name=f"zonecast:{node_id}:quota", max_connections=redis.config.max_connections
     )
     shared = SharedQuota(
         client,
@@ -287,13 +285,17 @@ async def request_quota(
 
 
 def build_attendance(
-    settings: Settings, node_id: str, feed: Feed, connections: Connections
+    settings: Settings,
+    node_id: str,
+    feed: Feed,
+    connections: Connections,
+    redis: Connector | None,
 ) -> Attendance:
     """Build what knows who watches what; over all nodes where there is Redis."""
-    if settings.redis_url is None:
+    if redis is None:
         return Attendance(feed, connections, settings)
     nodes = RedisNodes(
-        Connector(redis_config(settings, settings.redis_url)),
+        redis,
         node_id,
         PresenceConfig(
             ttl_s=settings.presence_ttl_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from cache.client import RedisConfig
+from cache.client import Connector, RedisConfig
 from channels.feed import FeedConfig
 from channels.pace import PaceConfig
 from channels.repairs import FollowerConfig
@@ -13,13 +13,21 @@ from db.retention import RetentionConfig
 from realtime.settings import Settings
 
 
-def redis_config(settings: Settings, url: SecretStr) -> RedisConfig:
-    """Read Redis's part of the settings."""
-    return RedisConfig(
-        url.get_secret_value(),
-        key_prefix=settings.redis_prefix,
-        command_timeout_s=settings.redis_timeout_s,
-        connect_timeout_s=settings.redis_timeout_s,
+def redis_connector(settings: Settings) -> Connector | None:
+    """Make what connects to Redis; `None`: there is none.
+
+    One is shared by all that a node does there: what one of them learns of a master that took
+    over, the others know, too.
+    """
+    if settings.redis_url is None:
+        return None
+    return Connector(
+        RedisConfig(
+            settings.redis_url.get_secret_value(),
+            key_prefix=settings.redis_prefix,
+            command_timeout_s=settings.redis_timeout_s,
+            connect_timeout_s=settings.redis_timeout_s,
+        )
     )
 
 

@@ -13,7 +13,7 @@ from channels.ports import BusMessage
 from channels.publisher import Publisher
 from db.engine import Database
 from realtime.app import build_bus_and_cache, owning_tasks
-from realtime.configuration import database_config
+from realtime.configuration import database_config, redis_connector
 from realtime.metrics import Metrics
 from realtime.settings import Settings, load_settings
 from realtime.telemetry import running_tracing
@@ -50,7 +50,9 @@ async def connect(settings: Settings | None = None) -> AsyncIterator[Database]:
         tracing = await stack.enter_async_context(running_tracing(settings, node_id))
         database = Database(database_config(settings))
         stack.push_async_callback(database.close)
-        bus, cache = build_bus_and_cache(settings, node_id, Invalidation())
+        bus, cache = build_bus_and_cache(
+            settings, node_id, Invalidation(), redis_connector(settings)
+        )
         stack.push_async_callback(cache.close)
         tasks = await stack.enter_async_context(owning_tasks())
         publisher = Publisher(

@@ -18,6 +18,7 @@ from tests.cache.nodes import running, transaction
 from tests.cache.shelves import FENCE, Source, new_shelf
 from tests.cache.test_presence_nodes import running as running_nodes
 from tests.cache.test_presence_nodes import someone
+from tests.cache.test_shared_quota import new_quota
 from tests.certificates import Certificates, make_certificates
 from tests.clusters import RedisCluster
 from tests.processes import Scratch
@@ -135,6 +136,9 @@ async def use_everything(url: str) -> None:
         assert shelf.cache.is_available
     for each in (shelf, other):
         await each.cache.close()
+    quota = new_quota(url, lambda: None)
+    assert await quota.take("ada") is not None
+    await quota.aclose()
     asking, asked = someone(url, "asking"), someone(url, "asked")
     asked.clients = {"zone:A": {"1": "ada"}}
     async with running_nodes(asking, asked):

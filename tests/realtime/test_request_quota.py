@@ -206,7 +206,7 @@ async def test_the_script_counts_as_the_process_does(redis_url: str, rate: Rate)
         if rate.per_s < 1:
             assert not any(allowed[rate.burst :])
     client = Connector(RedisConfig(redis_url)).create_client(name="test", max_connections=1)
-    life_ms = await client.pttl("test:quota:ada")
+    life_ms = await client.pttl("{test:users}:quota:ada")
     await client.aclose()
     assert life_ms == -2 or 0 < life_ms <= 1_000 * rate.burst / rate.per_s + 1
 
