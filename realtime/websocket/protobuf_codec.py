@@ -83,35 +83,31 @@ def _command(data: bytes, allowance: Allowance) -> Command:
     return Command(command_id, method, msgspec.Raw(params))
 
 
-def _publication(change: Change) -> tuple[bytes, bytes, bytes]:
-    """Encode a change as a publication in parts, its events as they are."""
-    data = b'{"tx":%b,"events":%b}' % (msgspec.json.encode(change.tx), change.events_json)
-    end = b"%b%b%b%b" % (_PUB_OFFSET, varint(change.rev), _PUB_TIME, varint(change.time_ms))
-    return _PUB_DATA + varint(len(data)), data, end
+def _publication(change: Change) -> tuple[int, tuple[bytes, ...]]:
+    """Encode a change as a publication: its size, and its parts, with its events as they are."""
+    tx, events = msgspec.json.encode(change.tx), change.events_json
+    data_bytes = len(b'{"tx":,"events":}') + len(tx) + len(events)
+    begin = _PUB_DATA + varint(data_bytes) + b'{"tx":'
+    end = b"}" + _PUB_OFFSET + varint(change.rev) + _PUB_TIME + varint(change.time_ms)
+    parts = (begin, tx, b',"events":', events, end)
+    return sum(map(len, parts)), parts
 
 
 def _push(change: Change) -> bytes:
-    begin, data, end = _publication(change)
+    # Without a helper for each level: this is what is done of a pass before it goes out.
+    publication_bytes, publication = _publication(change)
     channel = change.channel.encode("ascii")
-    publication_bytes = len(begin) + len(data) + len(end)
-    head = b"%b%b%b%b%b" % (
-        _CHANNEL,
-        varint(len(channel)),
-        channel,
-        _PUB,
-        varint(publication_bytes),
-    )
+    head = _CHANNEL + varint(len(channel)) + channel + _PUB + varint(publication_bytes)
     push_bytes = len(head) + publication_bytes
     opening = _PUSH + varint(push_bytes)
-    reply_bytes = len(opening) + push_bytes
-    return b"".join((varint(reply_bytes), opening, head, begin, data, end))
+    return b"".join((varint(len(opening) + push_bytes), opening, head, *publication))
 
 
 def _publications(key: bytes, changes: Iterable[Change]) -> list[bytes]:
     parts: list[bytes] = []
     for change in changes:
-        publication = _publication(change)
-        parts += (key, varint(sum(map(len, publication))), *publication)
+        size_bytes, publication = _publication(change)
+        parts += (key, varint(size_bytes), *publication)
     return parts
 
 

@@ -46,6 +46,8 @@ def varint(value: int) -> bytes:
     """Write a number, a negative one as 64 bits."""
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    if 0 < value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     value &= _UINT_64
     written = bytearray()
     while value >= 0x80:

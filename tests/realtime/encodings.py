@@ -21,7 +21,7 @@ Json = dict[str, Any]
 UNKNOWN_FIELD: Final = b"\x9a\x06\x00"
 """Field 99, empty: what a protocol to come may have."""
 _ALWAYS_THERE: Final[dict[str, Json]] = {
-    "Publication": {"offset": 0},
+    "Publication": {"offset": 0, "time": 0},
     "SubscribeResult": {"offset": 0},
     "HistoryResult": {"offset": 0},
     "ClientInfo": {"user": ""},
