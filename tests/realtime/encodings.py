@@ -15,6 +15,7 @@ import pytest
 from centrifuge.protocol import client_pb2  # type: ignore[import-untyped]  # it ships no types
 from google.protobuf.internal.decoder import _DecodeVarint32  # type: ignore[import-untyped]
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[import-untyped]
+from websockets.frames import Opcode
 
 Json = dict[str, Any]
 
@@ -36,17 +37,24 @@ class Encoding:
 
     Attributes:
         name: For the names of tests.
+        opcode: Of its WebSocket messages.
         subprotocol: What it offers at the handshake; `None`: nothing.
         ping: The node's ping.
         pong: A client's answer.
     """
 
     name: str
+    opcode: Opcode
     subprotocol: str | None
     ping: str | bytes
     pong: str | bytes
     write: Callable[[Sequence[Json]], str | bytes]
     read: Callable[[str | bytes], list[Json]]
+
+    @property
+    def offer(self) -> str:
+        """The line of the handshake that offers it."""
+        return f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
 
 
 def _write_lines(commands: Sequence[Json]) -> str:
@@ -117,9 +125,15 @@ def _read_replies(message: str | bytes) -> list[Json]:
     return [values_of(reply) for reply in read_replies(message)]
 
 
-JSON_LINES: Final = Encoding("json", None, "{}", "{}", _write_lines, _read_lines)
+JSON_LINES: Final = Encoding("json", Opcode.TEXT, None, "{}", "{}", _write_lines, _read_lines)
 PROTOBUF: Final = Encoding(
-    "protobuf", "centrifuge-protobuf", b"\0", b"\0", _write_commands, _read_replies
+    "protobuf",
+    Opcode.BINARY,
+    "centrifuge-protobuf",
+    b"\0",
+    b"\0",
+    _write_commands,
+    _read_replies,
 )
 ENCODINGS: Final = (JSON_LINES, PROTOBUF)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from websockets.frames import Close, Frame, Opcode
 
+from tests.realtime.encodings import Encoding, Json
+
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -35,6 +37,20 @@ class RawSocket:
     def write_frame(self, frame: Frame) -> None:
         """Send a frame."""
         self.writer.write(frame.serialize(mask=True))
+
+    def say(self, encoding: Encoding, message: str | bytes) -> None:
+        """Send a message of an encoding, as `Encoding.write` makes it, or its pong."""
+        payload = message.encode() if isinstance(message, str) else message
+        self.write_frame(Frame(encoding.opcode, payload))
+
+    async def hear(self, encoding: Encoding) -> list[Json]:
+        """Read the next message of an encoding that isn't a ping."""
+        while True:
+            opcode, payload = await self.read_frame()
+            if opcode is encoding.opcode:
+                found = encoding.read(payload.decode() if opcode is Opcode.TEXT else payload)
+                if found != [{}]:
+                    return found
 
     async def read_frame(self) -> tuple[Opcode, bytes]:
         """Read one frame of the server.

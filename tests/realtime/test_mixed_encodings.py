@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from websockets.frames import Frame, Opcode
 
 from channels.changes import Change
 from realtime.websocket.centrifuge_codec import CentrifugeCodec
@@ -17,11 +16,10 @@ from realtime.websocket.json_codec import CentrifugeJsonCodec
 from realtime.websocket.protobuf_codec import CentrifugeProtobufCodec
 from realtime.websocket.session import ProtobufSession, Session
 from tests.realtime.encodings import ENCODINGS, JSON_LINES, PROTOBUF, Json
-from tests.realtime.raw_socket import RawSocket, raw_socket
+from tests.realtime.raw_socket import raw_socket
 from tests.realtime.wire_world import Talker, served
 
 SMALL_BUFFER_BYTES = 4_096
-BINARY_WATCHER = "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n"
 
 
 @pytest.fixture
@@ -112,11 +110,12 @@ async def test_a_slow_reader_in_protobuf_is_brought_up_to_date() -> None:
         served(slow_buffer_max_bytes=50_000) as world,
         raw_socket(world.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as raw,
     ):
-        await raw.shake_hands("/ws", BINARY_WATCHER)
-        say(raw, {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "zone:A"}})
+        await raw.shake_hands("/ws", PROTOBUF.offer)
+        hello = [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "zone:A"}}]
+        raw.say(PROTOBUF, PROTOBUF.write(hello))
         subscribed = False
         while not subscribed:
-            subscribed = any("subscribe" in reply for reply in await read(raw))
+            subscribed = any("subscribe" in reply for reply in await raw.hear(PROTOBUF))
         commits = 0
         while not world.node.feed.slow_count:
             commits += 1
@@ -129,23 +128,12 @@ async def test_a_slow_reader_in_protobuf_is_brought_up_to_date() -> None:
         revs: list[int] = []
         last: list[int] = []
         while len(revs) < commits:
-            last = [reply["push"]["pub"]["offset"] for reply in await read(raw) if "push" in reply]
+            last = [
+                reply["push"]["pub"]["offset"]
+                for reply in await raw.hear(PROTOBUF)
+                if "push" in reply
+            ]
             revs += last
         assert revs == list(range(1, commits + 1))
         assert len(last) >= 10
         assert not world.node.feed.slow_count
-
-
-def say(raw: RawSocket, *commands: Json) -> None:
-    """Send commands as one binary message."""
-    message = PROTOBUF.write(commands)
-    assert isinstance(message, bytes)
-    raw.write_frame(Frame(Opcode.BINARY, message))
-
-
-async def read(raw: RawSocket) -> list[Json]:
-    """Return the next message."""
-    while True:
-        opcode, payload = await raw.read_frame()
-        if opcode is Opcode.BINARY:
-            return PROTOBUF.read(payload)

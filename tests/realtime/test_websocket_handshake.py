@@ -6,7 +6,6 @@ import asyncio
 
 import msgspec
 import pytest
-from websockets.frames import Frame, Opcode
 from websockets.utils import accept_key
 
 from tests.realtime.encodings import ENCODINGS, JSON_LINES, PROTOBUF, Encoding
@@ -69,10 +68,8 @@ async def test_the_client_chooses_the_encoding(
         assert lines.get("Sec-WebSocket-Protocol") == echoed
         encoding = PROTOBUF if is_binary else JSON_LINES
         hello = encoding.write([{"id": 1, "connect": {}}])
-        raw.write_frame(Frame(*_message(hello)))
-        opcode, payload = await raw.read_frame()
-        assert opcode == (Opcode.BINARY if is_binary else Opcode.TEXT)
-        (reply,) = encoding.read(payload if is_binary else payload.decode())
+        raw.say(encoding, hello)
+        (reply,) = await raw.hear(encoding)
         assert reply["connect"]["data"] == {"node": "node-1"}
 
 
@@ -86,12 +83,6 @@ async def test_a_message_of_the_other_encoding_closes_with_3501(encoding: Encodi
             assert talker.encoding is encoding
             await talker.socket.send(said)
             assert await talker.closing() == (3501, "bad request")
-
-
-def _message(message: str | bytes) -> tuple[Opcode, bytes]:
-    if isinstance(message, str):
-        return Opcode.TEXT, message.encode()
-    return Opcode.BINARY, message
 
 
 @pytest.mark.parametrize(

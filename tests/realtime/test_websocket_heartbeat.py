@@ -10,6 +10,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from realtime.heartbeat import Heartbeat
+from tests.realtime.encodings import JSON_LINES, Encoding
 from tests.realtime.raw_socket import RawSocket, raw_socket
 from tests.realtime.wire_world import served, until
 
@@ -18,34 +19,41 @@ QUICK: dict[str, Any] = {"ping_interval_s": 0.1, "pong_timeout_s": 0.2}
 LONG_S = 1.0
 
 
-async def connected(raw: RawSocket) -> None:
+async def connected(raw: RawSocket, encoding: Encoding = JSON_LINES) -> None:
     """Connect on a raw socket."""
-    await raw.shake_hands()
-    raw.write('{"id":1,"connect":{}}')
-    assert '"connect"' in await raw.read_text()
+    await raw.shake_hands(headers=encoding.offer)
+    raw.say(encoding, encoding.write([{"id": 1, "connect": {}}]))
+    (reply,) = await raw.hear(encoding)
+    assert "connect" in reply
 
 
-async def test_a_ping_comes_in_both_protocols() -> None:
-    """Each interval brings a WebSocket ping and the empty object."""
+def ping_of(encoding: Encoding) -> tuple[Opcode, bytes]:
+    """Return the frame that asks an SDK for a sign of life."""
+    ping = encoding.ping
+    return encoding.opcode, ping.encode() if isinstance(ping, str) else ping
+
+
+async def test_a_ping_comes_in_both_protocols(each_encoding: Encoding) -> None:
+    """Each interval brings a WebSocket ping and the empty object, or reply."""
     async with served(**QUICK) as world, raw_socket(world.port) as raw:
-        await connected(raw)
+        await connected(raw, each_encoding)
         for _ in range(3):
             assert await raw.read_frame() == (Opcode.PING, b"")
-            assert await raw.read_frame() == (Opcode.TEXT, b"{}")
-            raw.write("{}")
+            assert await raw.read_frame() == ping_of(each_encoding)
+            raw.say(each_encoding, each_encoding.pong)
 
 
-async def test_who_answers_the_empty_object_stays() -> None:
+async def test_who_answers_as_sdks_do_stays(each_encoding: Encoding) -> None:
     """An official SDK's pong is a sign of life."""
     async with served(**QUICK) as world, raw_socket(world.port) as raw:
-        await connected(raw)
+        await connected(raw, each_encoding)
         async with asyncio.timeout(LONG_S * 3):
             for _ in range(8):
-                while await raw.read_frame() != (Opcode.TEXT, b"{}"):
+                while await raw.read_frame() != ping_of(each_encoding):
                     pass
-                raw.write("{}")
-        raw.write('{"id":2,"ping":{}}')
-        assert await raw.read_text() == '{"id":2,"ping":{}}'
+                raw.say(each_encoding, each_encoding.pong)
+        raw.say(each_encoding, each_encoding.write([{"id": 2, "ping": {}}]))
+        assert await raw.hear(each_encoding) == [{"id": 2, "ping": {}}]
 
 
 @pytest.mark.usefixtures("each_encoding")
