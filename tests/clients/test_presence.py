@@ -101,19 +101,24 @@ async def until_present(found: Guest, *users: str) -> Json:
                     return answer
 
 
+@pytest.mark.parametrize("encoding", ["json", "protobuf"])
 async def test_the_javascript_sdk_sees_who_watches_at_both_nodes(
-    node: Path, nodes: list[NodeProcess], minter: Minter
+    node: Path,
+    nodes: list[NodeProcess],
+    minter: Minter,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
 ) -> None:
     """Presence, its numbers, and joins and leaves where they are asked for."""
+    monkeypatch.setattr(Guest, "encoding", encoding)
     async with (
         watching(node, nodes[0], minter, "ada", joinLeave=True) as (ada, first),
         watching(node, nodes[1], minter, "ada") as (_, second),
     ):
         await ada.until_told("join", client=second, user="ada")
         answer = await until_present(ada, "ada", "ada")
-        assert answer["clients"] == {
-            client: {"client": client, "user": "ada"} for client in (first, second)
-        }
+        seen = {key: (info["client"], info["user"]) for key, info in answer["clients"].items()}
+        assert seen == {client: (client, "ada") for client in (first, second)}
         assert (answer["numClients"], answer["numUsers"]) == (2, 1)
         async with watching(node, nodes[1], minter, "eve") as (eve, third):
             await ada.until_told("join", client=third, user="eve")
@@ -205,12 +210,14 @@ class Follower(SubscriptionEventHandler):  # type: ignore[misc]  # it ships no t
         self.told.put_nowait(("leave", ctx.info.client, ctx.info.user))
 
 
+@pytest.mark.parametrize("use_protobuf", [False, True], ids=["json", "protobuf"])
 async def test_the_python_sdk_understands_it_too(
-    node: Path, nodes: list[NodeProcess], minter: Minter
+    node: Path, nodes: list[NodeProcess], minter: Minter, *, use_protobuf: bool
 ) -> None:
     """Presence, its numbers, joins and leaves, and the error of a zone that is not granted."""
     token = minter.token(sub="pia", zones=["A"], scope="read")
-    client = Client(f"ws://127.0.0.1:{nodes[0].port}/connection/websocket", token=token)
+    url = f"ws://127.0.0.1:{nodes[0].port}/connection/websocket"
+    client = Client(url, token=token, use_protobuf=use_protobuf)
     follower = Follower()
     subscription = client.new_subscription(A, events=follower, join_leave=True)
     await client.connect()
