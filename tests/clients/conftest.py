@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -12,14 +13,18 @@ from typing import Final
 import pytest
 
 from tests.clients.screens import (
+    JavaScriptScreen,
     MakeScreen,
     event_stream,
+    javascript,
     javascript_sdk,
     own_client,
     python_sdk,
     served_module,
 )
+from tests.clients.served_module import Watch, named
 from tests.nodes import NodeProcess, running_nodes
+from tests.realtime.auth.minter import Minter
 from tests.trace_maker import FULL, make_trace
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data" / "badge_trace.csv"
@@ -91,3 +96,40 @@ async def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = await asyncio.to_thread(make_trace, FULL)
     made.write_text("\n".join(lines) + "\n")
     return made
+
+
+@pytest.fixture
+def watch(node: Path) -> Watch:
+    """Watch a port with the module, until it is ready."""
+
+    @asynccontextmanager
+    async def run(port: int, zones: object, **options: object) -> AsyncIterator[JavaScriptScreen]:
+        async with javascript(node, "zonecast_screen.mjs") as screen:
+            url = f"http://127.0.0.1:{port}"
+            screen.say({"do": "watch", "url": url, "zones": zones, **options})
+            await screen.until(named("ready"))
+            yield screen
+
+    return run
+
+
+@pytest.fixture(params=["websocket", "sse"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Both transports."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def pinging_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
+    """A node whose clients soon notice when it is silent."""
+    settings = {"database_url": sqlite_url, "ping_interval_s": 1}
+    async with running_nodes(tmp_path, 1, settings) as (service,):
+        yield service
+
+
+@pytest.fixture
+async def guarded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
+    """A node that asks for tokens."""
+    settings = {"database_url": sqlite_url, "token_grace_s": 1, **Minter().settings()}
+    async with running_nodes(tmp_path, 1, settings) as (service,):
+        yield service

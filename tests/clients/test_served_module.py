@@ -1,4 +1,4 @@
-"""The module that nodes serve, `zonecast.js`, in Node and against running nodes.
+"""The module that nodes serve, `zonecast.js`, in Node: its connections, and what it is.
 
 In the tests of recovery and of the trace it is one of the screens; here is what only it does.
 """
@@ -9,79 +9,20 @@ import asyncio
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from tests.clients.screens import POLL_S, JavaScriptScreen, Picture, javascript
+from tests.clients.screens import javascript
+from tests.clients.served_module import Watch, named
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.clients.test_recovery import Writer, writer_at
-from tests.nodes import NodeProcess, running_nodes
-from tests.realtime.auth.minter import Minter
+from tests.nodes import NodeProcess
 
 HERE = Path(__file__).parent
 STATIC = HERE.parents[1] / "realtime" / "web" / "static"
 MINIFIED_MAX_BYTES = 8 * 1024
 SLEEP_S = 6.0
-GRACE_S = 4.0
-
-Json = dict[str, Any]
-Watch = Callable[..., AbstractAsyncContextManager[JavaScriptScreen]]
-
-
-@pytest.fixture
-def watch(node: Path) -> Watch:
-    """Watch a port with the module, until it is ready."""
-
-    @asynccontextmanager
-    async def run(port: int, zones: object, **options: object) -> AsyncIterator[JavaScriptScreen]:
-        async with javascript(node, "zonecast_screen.mjs") as screen:
-            url = f"http://127.0.0.1:{port}"
-            screen.say({"do": "watch", "url": url, "zones": zones, **options})
-            await screen.until(named("ready"))
-            yield screen
-
-    return run
-
-
-@pytest.fixture(params=["websocket", "sse"])
-def transport(request: pytest.FixtureRequest) -> str:
-    """Both transports."""
-    return str(request.param)
-
-
-@pytest.fixture
-async def pinging_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    """A node whose clients soon notice when it is silent."""
-    settings = {"database_url": sqlite_url, "ping_interval_s": 1}
-    async with running_nodes(tmp_path, 1, settings) as (service,):
-        yield service
-
-
-@pytest.fixture
-async def guarded_node(sqlite_url: str, tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    """A node that asks for tokens."""
-    settings = {"database_url": sqlite_url, "token_grace_s": 1, **Minter().settings()}
-    async with running_nodes(tmp_path, 1, settings) as (service,):
-        yield service
-
-
-def named(name: str, **fields: object) -> Callable[[list[Json]], list[Json]]:
-    """Return what finds events of a name, with these fields."""
-
-    def find(events: list[Json]) -> list[Json]:
-        return [
-            event
-            for event in events
-            if event["event"] == name and all(event.get(k) == v for k, v in fields.items())
-        ]
-
-    return find
 
 
 async def run_node(node: Path, *arguments: str) -> tuple[int, str]:
@@ -253,165 +194,6 @@ async def test_a_node_that_says_nothing_is_given_up(
                 service.sigcont()
             assert named("status", state="connecting")(lost)[0]["error"]["message"] == "no answer"
             await screen.until(named("status", state="live"), start)
-
-
-async def test_all_zones_are_watched_also_those_made_later(
-    embedded_node: list[NodeProcess], watch: Watch, transport: str
-) -> None:
-    """And no more once they are deleted; also what happened while nobody was connected."""
-    async with writer_at(embedded_node[0]) as client, tcp_proxy(embedded_node[0].port) as proxy:
-        writer = Writer(client)
-        await writer.set_up()
-        async with watch(proxy.port, "*", transport=transport) as screen:
-            assert set(await screen.pictures()) == {"A", "B"}
-            start = len(screen.events)
-            await make_zone(client, "C")
-            await writer.move(1, "C")
-            await screen.until(lambda events: any(moved(1, "C")(e) for e in events), start)
-            assert (await client.delete("/zones/C?move_to=B")).status_code == 204
-            await screen.until(lambda events: any(moved(1, "B")(e) for e in events), start)
-            await until_zones(screen, {"A", "B"})
-            proxy.is_open = False
-            proxy.cut()
-            start = len(screen.events)
-            await screen.until(named("status", state="connecting"), start)
-            await make_zone(client, "D")
-            assert (await client.delete("/zones/B?move_to=D")).status_code == 204
-            proxy.is_open = True
-            await screen.until(named("status", state="live"), start)
-            pictures = await until_zones(screen, {"A", "D"})
-            assert set(pictures["D"].users) == {1}
-
-
-async def until_zones(screen: JavaScriptScreen, zones: set[str]) -> dict[str, Picture]:
-    """Wait, bounded by the test, until a screen has the states of these zones, and no others."""
-    while True:
-        pictures = await screen.pictures()
-        if set(pictures) == zones and all(picture.rev >= 0 for picture in pictures.values()):
-            return pictures
-        await asyncio.sleep(POLL_S)
-
-
-async def make_zone(client: httpx.AsyncClient, zone_id: str) -> None:
-    """Make a zone."""
-    answer = await client.post("/zones", json={"zone_id": zone_id, "name": zone_id})
-    assert answer.status_code == 201, answer.text
-
-
-def moved(user_id: int, zone: str) -> Callable[[Json], bool]:
-    """Return what tells whether an event is a user's arrival in a zone."""
-    return lambda event: (
-        event["event"] == "change"
-        and any(move["id"] == user_id and move.get("to") == zone for move in event["users"])
-    )
-
-
-async def test_zones_are_added_and_removed_while_it_runs(
-    embedded_node: list[NodeProcess], watch: Watch, transport: str
-) -> None:
-    """A zone that isn't watched any more shows nobody."""
-    async with writer_at(embedded_node[0]) as client:
-        writer = Writer(client)
-        await writer.set_up()
-        async with watch(embedded_node[0].port, ["B"], transport=transport) as screen:
-            start = len(screen.events)
-            screen.say({"do": "add", "zone": "A"})
-            await screen.until(lambda events: any(moved(5, "A")(e) for e in events), start)
-            screen.say({"do": "remove", "zone": "A"})
-            assert set(await screen.pictures()) == {"B"}
-            await writer.move(1, "B")
-            await screen.until(lambda events: any(moved(1, "B")(e) for e in events), start)
-
-
-async def test_a_zone_that_is_made_later_appears(
-    embedded_node: list[NodeProcess], watch: Watch
-) -> None:
-    """It is missing first, which is told; the others are live meanwhile."""
-    async with writer_at(embedded_node[0]) as client:
-        await make_zone(client, "A")
-        async with watch(embedded_node[0].port, ["A", "Z"]) as screen:
-            (error,) = named("error")(screen.events)
-            assert (error["zone"], error["code"]) == ("Z", 102)
-            assert (await screen.report())["status"]["state"] == "live"
-            await make_zone(client, "Z")
-            await screen.until(lambda events: any(["Z", []] in e.get("zones", []) for e in events))
-
-
-async def test_on_an_event_stream_a_missing_zone_does_not_keep_the_others(
-    embedded_node: list[NodeProcess], watch: Watch
-) -> None:
-    """The stream of both is refused; the one that is there is watched."""
-    async with writer_at(embedded_node[0]) as client:
-        await make_zone(client, "A")
-        async with watch(embedded_node[0].port, ["A", "Z"], transport="sse") as screen:
-            (error,) = named("error")(screen.events)
-            assert (error["zone"], error["code"]) == ("Z", 102)
-            assert (await screen.pictures())["A"].rev >= 0
-
-
-async def test_users_in_no_zone_are_one_more_zone(
-    embedded_node: list[NodeProcess], watch: Watch
-) -> None:
-    """Who leaves for it is shown there, and its digest is the service's."""
-    async with writer_at(embedded_node[0]) as client:
-        writer = Writer(client)
-        await writer.set_up()
-        async with watch(embedded_node[0].port, ["A", None]) as screen:
-            rows = [{"global_id": 1, "zone_id": None}]
-            answer = await client.post("/transfers", json={"transfers": rows})
-            assert answer.status_code == 200
-            events = await screen.until(
-                lambda events: any(
-                    move["id"] == 1 and move["from"] == "A" and move["to"] is None
-                    for event in named("change")(events)
-                    for move in event["users"]
-                    if "from" in move and "to" in move
-                )
-            )
-            assert events
-            digest = (await client.get("/zones/A/digest")).json()["digest"]
-            assert (await screen.report())["digests"]["A"] == digest
-
-
-@pytest.mark.timeout(300)
-async def test_a_token_is_renewed_before_it_ends(
-    guarded_node: NodeProcess, watch: Watch, transport: str
-) -> None:
-    """On a WebSocket nothing is interrupted; an event stream is resumed with the new one."""
-    minter = Minter()
-    everything = {"zones": ["*"], "scope": "read write"}
-    async with writer_at(guarded_node) as client:
-        client.headers.update(minter.header(**everything))
-        writer = Writer(client)
-        await writer.set_up()
-        token = minter.token(**everything, exp=int(time.time()) + 5)
-        async with watch(
-            guarded_node.port, ["A", "B"], transport=transport, token=token, renews=True
-        ) as screen:
-            screen.say({"do": "token", "token": minter.token(**everything)})
-            await screen.until(lambda events: len(named("token wanted")(events)) == 2)
-            if transport == "sse":
-                await screen.until(named("status", connections=2, state="live"))
-            start = len(screen.events)
-            await asyncio.sleep(GRACE_S)  # The first token has ended by now, and its grace.
-            await writer.move(1, "B")
-            await screen.until(lambda events: any(moved(1, "B")(e) for e in events), start)
-            status = (await screen.report())["status"]
-            assert status["connections"] == (1 if transport == "websocket" else 2)
-            assert status["snapshots"] == 0
-
-
-async def test_who_has_no_token_is_told_so_and_left_alone(
-    guarded_node: NodeProcess, node: Path, transport: str
-) -> None:
-    """It is closed with the reason, and asks no more."""
-    async with javascript(node, "zonecast_screen.mjs") as screen:
-        url = f"http://127.0.0.1:{guarded_node.port}"
-        screen.say({"do": "watch", "url": url, "zones": ["A"], "transport": transport})
-        (closed,) = named("status", state="closed")(
-            await screen.until(named("status", state="closed"))
-        )
-        assert closed["error"]["code"] == (101 if transport == "websocket" else 401)
 
 
 async def test_a_service_elsewhere_is_no_reason_to_stop(node: Path) -> None:
