@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.building import chip, make_building, move, open_dashboard
+from tests.browser.building import chip, make_building, move, open_dashboard, tile
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.nodes import NodeProcess
 from tests.realtime.conftest import LiveNode
@@ -185,3 +185,20 @@ async def test_two_hundred_zones_are_a_board_too(
     await move(api, ids[0], "Z200")
     await move(api, ids[0], "Z1")
     await expect(chip(page, ids[0], "Z1")).to_be_visible()
+
+
+async def test_of_many_zones_those_out_of_sight_are_not_painted(
+    page: Page, service: LiveNode, api: httpx.AsyncClient
+) -> None:
+    """Until they are scrolled to; those in sight cut nobody off who travels out of them."""
+    ada, *_ = await make_building(api, zones=60)
+    await open_dashboard(page, service.url)
+    painted = "zone => getComputedStyle(zone).contentVisibility"
+    await expect(tile(page, "Z60")).to_have_css("content-visibility", "auto")
+    assert await tile(page, "Z1").evaluate(painted) == "visible"
+    await move(api, ada, "Z60")
+    await expect(chip(page, ada, "Z60")).to_be_attached()
+    await tile(page, "Z60").scroll_into_view_if_needed()
+    await expect(tile(page, "Z60")).to_have_css("content-visibility", "visible")
+    await expect(tile(page, "Z1")).to_have_css("content-visibility", "auto")
+    await expect(chip(page, ada, "Z60")).to_have_text("ALAda Lovelace")
