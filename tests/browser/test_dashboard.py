@@ -202,3 +202,19 @@ async def test_of_many_zones_those_out_of_sight_are_not_painted(
     await expect(tile(page, "Z60")).to_have_css("content-visibility", "visible")
     await expect(tile(page, "Z1")).to_have_css("content-visibility", "auto")
     await expect(chip(page, ada, "Z60")).to_have_text("ALAda Lovelace")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+async def test_of_many_zones_a_full_one_stays_within_its_tile(
+    page: Page, service: LiveNode, api: httpx.AsyncClient, width: int
+) -> None:
+    """With a name of two lines; on a phone, too."""
+    await make_building(api, zones=60, people=30)
+    await api.patch("/zones/Z1", json={"name": "Open space north, floor 1"})
+    await page.set_viewport_size({"width": width, "height": 844})
+    await open_dashboard(page, service.url)
+    await expect(tile(page, "Z1").locator(".more")).to_have_text("and 24 more")
+    low = "element => element.getBoundingClientRect().bottom"
+    more_px = await tile(page, "Z1").locator(".more").evaluate(low)
+    assert more_px <= await tile(page, "Z1").evaluate(low)
+    assert await tile(page, "Z1").locator("h3").evaluate("h => h.scrollHeight <= h.clientHeight")

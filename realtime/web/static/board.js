@@ -15,7 +15,7 @@ const ARROWS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }
 
 // How many people a tile shows, by how many tiles there are.
 function chipsPerTile(tiles) {
-  return tiles <= 12 ? 40 : tiles <= 40 ? 18 : tiles <= 100 ? 8 : 6
+  return tiles <= 12 ? 40 : tiles <= 40 ? 18 : 6
 }
 
 export class Board {
