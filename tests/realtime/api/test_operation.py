@@ -130,6 +130,7 @@ async def test_the_description_has_every_route_and_resolves(api: Api) -> None:
         ("GET", "/zones/{zone_id}/snapshot"),
         ("GET", "/zones/{zone_id}/digest"),
         ("GET", "/zones/{zone_id}/changes"),
+        ("GET", "/zones/{zone_id}/presence"),
         ("POST", "/users"),
         ("GET", "/users"),
         ("GET", "/users/count"),
