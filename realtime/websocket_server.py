@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from functools import partial
 from types import FrameType
@@ -14,6 +13,7 @@ from starlette.applications import Starlette
 
 from realtime.connections import Connections
 from realtime.descriptors import DescriptorWatch
+from realtime.garbage import GarbageCollection
 from realtime.http_protocol import BoundedHttpProtocol, bound_kernel
 from realtime.settings import Settings
 from realtime.websocket.endpoint import WebSockets
@@ -81,8 +81,7 @@ class Server(uvicorn.Server):
         That is some 150,000 objects of modules and routes: looking at them each time would hold
         the loop for a tenth of a second.
         """
-        gc.collect()
-        gc.freeze()
+        GarbageCollection().begin()
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

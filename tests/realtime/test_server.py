@@ -49,11 +49,14 @@ def test_collections_pass_over_what_a_process_begins_with_and_over_users(
     """A collection holds the loop for as long as there are objects to look at."""
     frozen: list[int] = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_: frozen.append(gc.get_freeze_count()))
+    thresholds, callbacks = gc.get_threshold(), list(gc.callbacks)
     settings = make_settings()
     app = build_app(settings)
     try:
         Server(server_config(app, settings), app, settings).run([])
     finally:
+        gc.callbacks[:] = callbacks
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
     assert frozen[0] > 10_000
     assert not gc.is_tracked(User(1, 1, "Ada", "A", {"badge": "7"}, 1))
