@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 from cache.envelope import EnvelopeLimits
 
 
+def hash_tag(key_prefix: str) -> str:
+    """Return what the keys begin with that a whole service shares: on a cluster, one slot.
+
+    It is that of the users dict, to whose owner clients connect.
+    Source: Redis Cluster specification, "hash tags".
+    """
+    return f"{{{key_prefix}:users}}"
+
+
 @dataclass(frozen=True, slots=True)
 class BusConfig:
     """The bounds of a bus.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from cache.bus_config import BusKeys
+from cache.bus_config import BusKeys, hash_tag
 from cache.redis_url import ServerAddress
 
 SLOTS: Final = 16_384
@@ -106,7 +106,7 @@ class ClusterKeys:
 
 def notice_channel(key_prefix: str) -> str:
     """Name the channel that carries notices to all nodes of a service, on a cluster."""
-    return f"{{{key_prefix}:users}}"
+    return hash_tag(key_prefix)
 
 
 def notice_key(key_prefix: str) -> bytes:

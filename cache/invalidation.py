@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cache.bus_config import hash_tag
 from channels.changes import Transaction
 from channels.events import Changed, Entered, Event, Left
 from channels.ports import BusListener, BusMessage
@@ -26,7 +27,8 @@ class UsersDictKeys:
     @classmethod
     def of_prefix(cls, key_prefix: str) -> UsersDictKeys:
         """Name the keys of the service with this prefix."""
-        return cls(f"{{{key_prefix}:users}}:fence", f"{{{key_prefix}:users}}:value")
+        tag = hash_tag(key_prefix)
+        return cls(f"{tag}:fence", f"{tag}:value")
 
 
 def touches_users(transactions: Iterable[Transaction]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from cache.bus_config import hash_tag
 from cache.client import REDIS_ERRORS, Connector, reason_of
 from cache.envelope import UNREADABLE, why_unreadable
 from channels.ports import UnavailableError
@@ -176,8 +177,7 @@ class RedisNodes:
         )
         self._node_id = node_id
         self._config = config = config or PresenceConfig()
-        # In the slot of the users dict, to whose owner clients connect.
-        start = f"{{{connector.config.key_prefix}:users}}:presence:"
+        start = f"{hash_tag(connector.config.key_prefix)}:presence:"
         self._roster = f"{start}nodes"
         self._inboxes = f"{start}inbox:"
         self._enrol = redis.register_script(_ENROL)

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from redis.asyncio import Redis
 
+from cache.bus_config import hash_tag
 from cache.client import REDIS_ERRORS, reason_of
 
 _logger = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ class SharedQuota:
         retry_after_s: float = 1.0,
     ) -> None:
         self._redis = redis
-        # In the slot of the users dict, to whose owner clients of a cluster connect.
-        self._prefix = f"{{{key_prefix}:users}}:quota:"
+        self._prefix = f"{hash_tag(key_prefix)}:quota:"
         self._arguments = (1_000_000 / per_s, burst)
         self._command_timeout_s = command_timeout_s
         self._retry_after_s = retry_after_s

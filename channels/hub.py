@@ -38,7 +38,7 @@ CLOCK_EVERY_WRITES: Final = 64
 
 
 def _no_timer(_delay_s: float, _act: Callable[[], None]) -> asyncio.TimerHandle:
-    raise NotImplementedError  # Without a window nothing is ever late.
+    raise RuntimeError("without a window nothing is ever late")
 
 
 class Hub:

@@ -128,14 +128,7 @@ async def test_the_javascript_sdk_waits_for_room_among_its_subjects_connections(
     node: Path, served: NodeProcess, minter: Minter
 ) -> None:
     """Error 111 to `connect`; it tries again, and comes in once another has left."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(guest(node, served, anybody(minter)))
-        await first.until_told("connected")
-        second = await stack.enter_async_context(guest(node, served, anybody(minter)))
-        await second.until(lambda: second.count("error", code=111) >= 2)
-        assert second.count("connected") == second.count("disconnected") == 0
-        first.say(do="close")
-        await second.until_told("connected")
+    await wait_for_room(node, served, minter, code=111)
 
 
 @limits({"max_connections": 1}, {"max_connections_per_address": 1})
@@ -143,11 +136,16 @@ async def test_the_javascript_sdk_waits_for_room_at_the_node(
     node: Path, served: NodeProcess, minter: Minter
 ) -> None:
     """503 or 429 at the handshake, which it takes for a transport that closed; as above."""
+    await wait_for_room(node, served, minter, code=TRANSPORT_CLOSED)
+
+
+async def wait_for_room(node: Path, served: NodeProcess, minter: Minter, *, code: int) -> None:
+    """Let a second client be refused with a code until the first leaves."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(guest(node, served, anybody(minter)))
         await first.until_told("connected")
         second = await stack.enter_async_context(guest(node, served, anybody(minter)))
-        await second.until(lambda: second.count("error", code=TRANSPORT_CLOSED) >= 2)
+        await second.until(lambda: second.count("error", code=code) >= 2)
         assert second.count("connected") == second.count("disconnected") == 0
         first.say(do="close")
         await second.until_told("connected")

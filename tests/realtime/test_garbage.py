@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from realtime.garbage import GarbageCollection
+from realtime.websocket.session import Session
+from tests.realtime.wire_world import served, until
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,23 @@ def test_a_process_is_watched_from_its_beginning() -> None:
     kept = [[index] for index in range(1_000)]
     gc.collect()
     assert gc.get_freeze_count() >= before + len(kept)
+
+
+async def test_sessions_that_end_are_freed_without_the_collector() -> None:
+    """So to freeze those that are there keeps none of them in memory."""
+
+    def sessions() -> int:
+        # Not `isinstance`, which asks what weak references lead to.
+        return sum(issubclass(type(found), Session) for found in gc.get_objects())
+
+    async with served() as world:
+        gc.collect()
+        gc.disable()
+        try:
+            before = sessions()
+            for _ in range(20):
+                async with world.talker("zone:A"):
+                    assert sessions() > before
+            await until(lambda: sessions() == before)
+        finally:
+            gc.enable()
